@@ -1,0 +1,434 @@
+"""From a recording to the input of a voice network: decoding, silence removal and three mel front ends.
+
+A front end is part of the weights: official and third-party encoders were trained with the quirks below, so they
+are reproduced exactly (docs/fidelity.md). Everything happens in memory; long recordings are decoded, resampled
+and transformed in blocks.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+import torch.nn.functional as F
+import webrtcvad
+from torch import Tensor
+
+from voicestyle.config import LogMelConfig
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+PRE_EMPHASIS = 0.97  # cmpc2 mfcc.py
+DB_RANGE = 80.0  # dB below the loudest bin; librosa power_to_db
+TARGET_DBFS = -30.0  # resemblyzer hparams.py
+PARTIAL_STEP = 77  # frames between the starts of two partials: 1.3 partials a second (resemblyzer embed_utterance)
+PARTIAL_MIN_COVERAGE = 0.75  # a last partial with less sound in it is dropped (resemblyzer embed_utterance)
+
+_DECODE_BLOCK = 1 << 18  # samples a channel
+_FRAME_BLOCK = 64  # frames; a block and its spectrum stay in the processor's cache
+_RATE_RANGE_HZ = (2000, 768000)
+_PEAK_LIMIT = 4.0  # lossy codecs overshoot full scale by a little; beyond this the samples are of another scale
+# Demuxers that hold sound. Playlists and the like are left out: they would make FFmpeg open other files or addresses.
+_DEMUXERS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dts,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,voc,w64,wav,wv"
+
+
+# ---------------------------------------------------------------------------------------------------- recordings
+
+
+def load_audio(path: str | Path, sample_rate: int = 16000) -> Tensor:
+    """A recording as mono float32 (num_samples,) in [-1, 1] at `sample_rate` Hz.
+
+    Any container and codec of libsndfile or FFmpeg, any rate, channels averaged. A file that cannot be decoded to its
+    declared end is refused, for half a clip would pass for a whole one.
+
+    Raises:
+        FileNotFoundError: nothing at `path`
+        ValueError: a directory, an empty, foreign or truncated file, samples that are not finite
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file, expected a recording; check the path")
+    if path.is_dir():
+        raise ValueError(f"{path}: a directory, expected a recording; name one file of it")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: empty file (0 bytes), expected a recording; copy or export it again")
+    try:
+        file = soundfile.SoundFile(path)
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: a headerless .raw file
+        rate, blocks = _open_ffmpeg(path)
+    else:
+        rate, blocks = file.samplerate, _soundfile_blocks(file, path)
+    return _to_mono(blocks, rate, sample_rate, str(path))
+
+
+def _soundfile_blocks(file: soundfile.SoundFile, path: Path) -> Iterator[np.ndarray]:
+    """Blocks (n, channels) of an open file; a ValueError where it ends before its header says."""
+    num_read = 0
+    with file:
+        try:
+            while len(block := file.read(_DECODE_BLOCK, dtype="float32", always_2d=True)):
+                num_read += len(block)
+                yield block
+        except soundfile.LibsndfileError as error:
+            raise ValueError(f"{path}: damaged or truncated ({error.error_string}); copy or export it again") from error
+        if _is_truncated(file, num_read):
+            read_s = num_read / file.samplerate
+            raise ValueError(
+                f"{path}: truncated after {read_s:.1f} s, its header promises more; copy or export it again"
+            )
+
+
+def _is_truncated(file: soundfile.SoundFile, num_read: int) -> bool:
+    """Whether the file promised more; False where its writer could not know the length (streams, headerless MP3)."""
+    log = file.extra_info
+    if file.format == "OGG":
+        return "lacks an end-of-stream" in log and "Junk after the last page" in log
+    if file.format == "MP3" and "variable" not in log:  # no Xing header: libsndfile guesses from the first frame
+        return False
+    chunks = re.findall(r"(?:data|SSND) ?: (\d+) \(should be (\d+)\)", log)
+    cut = any(int(actual) < int(declared) < 0x7FFF0000 for declared, actual in chunks)  # more: a stream's placeholder
+    return cut or num_read < file.frames < 1 << 62
+
+
+def _open_ffmpeg(path: Path) -> tuple[int, Iterator[np.ndarray]]:
+    """Sample rate and blocks (n, channels) of the first audio stream that FFmpeg finds."""
+    import av  # slow to load, and most recordings do not need it
+
+    try:
+        container = av.open(str(path), options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"})
+    except av.error.FFmpegError as error:
+        raise ValueError(
+            f"{path}: not a recording that libsndfile or FFmpeg can decode ({error.strerror}), "
+            "expected wav, flac, ogg, mp3, m4a or the like; check that the file is sound and is complete"
+        ) from error
+    if not container.streams.audio or not container.streams.audio[0].codec_context.sample_rate:
+        container.close()
+        raise ValueError(f"{path}: no sound in this {container.format.name} file, expected a recording")
+    return container.streams.audio[0].codec_context.sample_rate, _ffmpeg_blocks(container, path)
+
+
+def _ffmpeg_blocks(container: InputContainer, path: Path) -> Iterator[np.ndarray]:
+    """Blocks (n, channels) of the first audio stream; a ValueError where it ends before its header says."""
+    import av
+
+    num_read = 0
+    with container:
+        stream = container.streams.audio[0]
+        rate = stream.codec_context.sample_rate
+        resampler = av.AudioResampler(format="fltp", rate=rate)  # changes the sample format alone
+        try:
+            for frame in container.decode(stream):
+                for part in resampler.resample(frame):
+                    num_read += part.samples
+                    yield part.to_ndarray().T
+        except av.error.FFmpegError as error:
+            raise ValueError(f"{path}: damaged or truncated ({error.strerror}); copy or export it again") from error
+        declared_s = 0.0  # other containers guess
+        if "mov" in container.format.name and stream.duration:
+            declared_s = float(stream.duration * stream.time_base)
+        elif "matroska" in container.format.name and container.duration and len(container.streams) == 1:
+            declared_s = container.duration / 1e6
+        if num_read / rate < 0.99 * declared_s - 0.1:  # declared lengths are rounded and may count encoder delay
+            read_s = num_read / rate
+            raise ValueError(f"{path}: truncated after {read_s:.1f} s of {declared_s:.1f} s; copy or export it again")
+
+
+def _to_mono(blocks: Iterable[np.ndarray], rate: float, sample_rate: int, name: str) -> Tensor:
+    """Blocks (n, channels) of finite samples as one mono waveform at `sample_rate`, clipped to [-1, 1]."""
+    low, high = _RATE_RANGE_HZ
+    if not low <= rate <= high:
+        raise ValueError(f"{name}: sample rate {rate:g} Hz, expected {low} to {high} Hz; check the header of the file")
+    resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32") if rate != sample_rate else None
+    made, num_read = [], 0
+    for block in blocks:
+        finite = np.isfinite(block).all(axis=1)
+        if not finite.all():
+            where = (num_read + int(np.argmin(finite))) / rate
+            raise ValueError(f"{name}: NaN or infinite samples from {where:.2f} s on, expected finite ones in [-1, 1]")
+        peak = np.abs(block).max(initial=0.0)
+        if peak > _PEAK_LIMIT:
+            raise ValueError(
+                f"{name}: a sample of {peak:.3g}, expected [-1, 1]; divide by the full scale (32768 for 16 bits)"
+            )
+        num_read += len(block)
+        mono = np.ascontiguousarray(block.mean(axis=1, dtype=np.float32))
+        made.append(resampler.resample_chunk(mono) if resampler else mono)
+    if resampler and num_read:
+        made.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+    waveform = np.concatenate(made) if made else np.zeros(0, np.float32)
+    if not len(waveform):
+        raise ValueError(f"{name}: no samples in it, expected a recording; copy or export it again")
+    return torch.from_numpy(waveform.clip(-1, 1))
+
+
+def _from_array(waveform: Tensor | np.ndarray, rate: float | None, sample_rate: int) -> Tensor:
+    """What `load_audio` returns, of samples that are in memory: (n,) or (channels, n), float or signed integer."""
+    if rate is None:
+        raise ValueError("waveform: no sample rate given; pass sample_rate in Hz")
+    if isinstance(waveform, Tensor):  # numpy has no bfloat16
+        waveform = waveform.detach().cpu()
+        waveform = (waveform.float() if waveform.is_floating_point() else waveform).numpy()
+    samples = np.asarray(waveform)
+    samples = samples[None] if samples.ndim == 1 else samples
+    if samples.ndim != 2 or samples.shape[0] > samples.shape[1] > 0:
+        raise ValueError(f"waveform: shape {np.shape(waveform)}, expected (num_samples,) or (channels, num_samples)")
+    if np.issubdtype(samples.dtype, np.signedinteger):
+        full_scale = float(np.iinfo(samples.dtype).max) + 1
+    elif np.issubdtype(samples.dtype, np.floating):
+        full_scale = 1.0
+    else:
+        raise ValueError(f"waveform: dtype {samples.dtype}, expected float in [-1, 1] or a signed integer type")
+    starts = range(0, samples.shape[1], _DECODE_BLOCK)
+    blocks = (samples[:, i : i + _DECODE_BLOCK].T / full_scale for i in starts)
+    return _to_mono(blocks, rate, sample_rate, "waveform")
+
+
+# ------------------------------------------------------------------------------------------------------- silence
+
+
+def normalize_volume(waveform: Tensor, target_dbfs: float = TARGET_DBFS) -> Tensor:
+    """The waveform raised to `target_dbfs` (RMS), or unchanged where it is louder or digital silence."""
+    rms = torch.linalg.vector_norm(waveform, dtype=torch.float64).item() / math.sqrt(len(waveform))
+    gain = 10 ** (target_dbfs / 20) / rms if rms > 0 else 1.0
+    return waveform * gain if gain > 1 else waveform
+
+
+def remove_silence(waveform: Tensor, config: LogMelConfig) -> Tensor:
+    """The speech of a waveform (n,), found by WebRTC's detector and cut out as the front end was trained with.
+
+    ``ge2e`` shortens long silences only (resemblyzer); the others keep speech alone (cmpc2). Empty without speech.
+    """
+    if config.front_end == "ge2e":
+        length = 30 * config.sample_rate // 1000
+        keep = _trim_long_silences(_pcm_frames(waveform, length, full_scale=32767), config.sample_rate)
+    else:
+        length = 20 * config.sample_rate // 1000
+        # a last frame that ends with the clip is never looked at: py-webrtcvad's example, which cmpc2 follows
+        keep = _collect_speech(_pcm_frames(waveform[:-1], length, full_scale=32768), config.sample_rate)
+    frames = waveform[: len(keep) * length].reshape(-1, length)
+    return frames[torch.from_numpy(keep)].reshape(-1)
+
+
+def _pcm_frames(waveform: Tensor, length: int, full_scale: int) -> list[bytes]:
+    """The whole frames of `length` samples as 16-bit PCM."""
+    pcm = (waveform * full_scale).round().clamp(-32768, 32767).to(torch.int16).numpy().tobytes()
+    return [pcm[i : i + 2 * length] for i in range(0, len(pcm) - 2 * length + 1, 2 * length)]
+
+
+def _collect_speech(frames: list[bytes], sample_rate: int) -> np.ndarray:
+    """Whether cmpc2 keeps each frame: two frames of speech in a row open a segment, two without close it; all stay.
+
+    The detector has a memory, and every frame in the ring is put to it anew with each frame that comes: so an answer
+    depends on how often the frames before were asked about, and asking once each keeps other frames.
+    """
+    detector = webrtcvad.Vad(2)
+    keep = np.zeros(len(frames), bool)
+    ring: list[int] = []  # 50 ms of padding hold two frames of 20 ms, and above 90 % of two is both
+    speaking = False
+    for i in range(len(frames)):
+        keep[i] = speaking
+        ring = [*ring[-1:], i]
+        num_contrary = sum(detector.is_speech(frames[j], sample_rate) != speaking for j in ring)
+        if num_contrary == 2:
+            keep[ring] = True
+            speaking, ring = not speaking, []
+    return keep
+
+
+def _trim_long_silences(frames: list[bytes], sample_rate: int) -> np.ndarray:
+    """Whether resemblyzer keeps each frame: a majority of 8 frames around is speech, or of one up to 3 frames away."""
+    detector = webrtcvad.Vad(3)
+    flags = np.fromiter((detector.is_speech(frame, sample_rate) for frame in frames), float)
+    if not len(flags):
+        return np.zeros(0, bool)
+    voiced = np.convolve(flags, np.ones(8))[4 : 4 + len(flags)] > 4
+    return np.convolve(voiced, np.ones(7))[3 : 3 + len(flags)] > 0
+
+
+# ------------------------------------------------------------------------------------------------------------ mel
+
+
+def log_mel(waveform: Tensor, config: LogMelConfig, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The features (1, n_mels, num_frames) of a waveform (n,), computed in `dtype`.
+
+    - ``cmpc``: dB, one frame a hop, not yet cut to `config.num_frames` (`voice_input` does it)
+    - ``cmpc2``: natural log, normalised over time in each band, repeated up to `config.num_frames` where shorter
+    - ``ge2e``: linear power, cut or zero-padded so that the partials of 160 frames, 77 apart, fit exactly
+
+    Silence removal and volume are the caller's (`voice_input`).
+    """
+    shortest = config.n_fft // 2 + 1 if config.front_end == "cmpc" else 1  # reflect padding
+    if waveform.ndim != 1 or len(waveform) < shortest:
+        raise ValueError(f"log_mel: waveform of shape {tuple(waveform.shape)}, expected (n,) with n >= {shortest}")
+    front_end = {"cmpc": _cmpc, "cmpc2": _cmpc2, "ge2e": _ge2e}[config.front_end]
+    return front_end(waveform.to(dtype), config)[None]
+
+
+def _cmpc(waveform: Tensor, config: LogMelConfig) -> Tensor:
+    """librosa's melspectrogram and power_to_db with their defaults of 2021."""
+    padded = F.pad(waveform[None], (config.n_fft // 2,) * 2, mode="reflect")[0]
+    frames = padded.unfold(0, config.n_fft, config.hop_length)
+    decibel = 10 * _mel_power(frames, config).clamp(min=1e-10).log10()
+    return decibel.clamp(min=decibel.max().item() - DB_RANGE)
+
+
+def _cmpc2(waveform: Tensor, config: LogMelConfig) -> Tensor:
+    """CMU Sphinx' log spectrum on the int16 scale, as cmpc2's mfcc.py has it, normalized over time in each band."""
+    samples = (waveform * 32768).round()
+    win, hop, num_samples = config.win_length, config.hop_length, len(samples)
+    num_frames = num_samples // hop + 1
+    num_whole = max(0, (num_samples - win) // hop + 1)
+    # the last frames repeat what is left of the clip until they are full; with nothing left they are zero
+    rests = [samples[i * hop :] for i in range(num_whole, num_frames)]
+    last = torch.stack([r.repeat(-(-win // len(r)))[:win] if len(r) else r.new_zeros(win) for r in rests])
+    emphasized = F.pad(samples[1:] - PRE_EMPHASIS * samples[:-1], (1, 0))
+    whole = emphasized.unfold(0, win, hop) if num_whole else emphasized.new_zeros(0, win)
+    # the first sample of a frame is emphasized against the last one of the frame before
+    priors = torch.cat([samples.new_zeros(1), samples[win - 1 :: hop][:num_whole], last[:-1, -1]])
+    firsts = torch.cat([samples[: num_whole * hop : hop], last[:, 0]]) - PRE_EMPHASIS * priors
+    last = F.pad(last[:, 1:] - PRE_EMPHASIS * last[:, :-1], (1, 0))
+    power = [_mel_power(whole, config, firsts[:num_whole]), _mel_power(last, config, firsts[num_whole:])]
+    log = torch.cat(power, dim=1).clamp(min=1e-5).log()
+    std, mean = torch.std_mean(log, dim=1, correction=0, keepdim=True)
+    log = (log - mean) / (std + torch.finfo(torch.float32).eps)
+    return log.repeat(1, -(-config.num_frames // num_frames))[:, : max(num_frames, config.num_frames)]
+
+
+def _ge2e(waveform: Tensor, config: LogMelConfig) -> Tensor:
+    """resemblyzer's mel of the frames that its partials cover."""
+    hop = config.hop_length
+    num_frames = -(-(len(waveform) + 1) // hop)
+    num_partials = max(1, -(-(num_frames - config.num_frames + 1) // PARTIAL_STEP) + 1)
+    covered = (len(waveform) / hop - (num_partials - 1) * PARTIAL_STEP) / config.num_frames
+    if num_partials > 1 and covered < PARTIAL_MIN_COVERAGE:
+        num_partials -= 1
+    num_frames = config.num_frames + (num_partials - 1) * PARTIAL_STEP
+    half = config.n_fft // 2
+    padded = F.pad(waveform, (half, max(0, num_frames * hop - len(waveform)) + half))
+    return _mel_power(padded.unfold(0, config.n_fft, hop)[:num_frames], config)
+
+
+def _mel_power(frames: Tensor, config: LogMelConfig, firsts: Tensor | None = None) -> Tensor:
+    """Mel-weighted power (n_mels, T) of frames (T, win_length); `firsts` (T,) replaces the first sample of each."""
+    window, filters = (t.to(frames) for t in _window_and_filters(config))
+    made = []
+    for i in range(0, len(frames), _FRAME_BLOCK):
+        block = frames[i : i + _FRAME_BLOCK] * window
+        if firsts is not None:
+            block[:, 0] = firsts[i : i + _FRAME_BLOCK] * window[0]
+        spectrum = torch.fft.rfft(block, config.n_fft)
+        power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
+        made.append(power @ filters)
+    return torch.cat(made).T if made else frames.new_zeros(config.n_mels, 0)
+
+
+@lru_cache(maxsize=8)
+def _window_and_filters(config: LogMelConfig) -> tuple[Tensor, Tensor]:
+    """Window (win_length,) and mel filters (n_fft // 2 + 1, n_mels) in float64."""
+    if config.front_end == "cmpc2":
+        return torch.hamming_window(config.win_length, periodic=False, dtype=torch.float64), _sphinx_filters(config)
+    return torch.hann_window(config.win_length, dtype=torch.float64), _slaney_filters(config)
+
+
+def _slaney_filters(config: LogMelConfig) -> Tensor:
+    """Triangles of unit area on Slaney's scale (Auditory Toolbox, 1998): linear below 1 kHz, logarithmic above."""
+    step_hz, step_log = 200 / 3, math.log(6.4) / 27
+
+    def to_mel(hz: float) -> float:
+        return hz / step_hz if hz < 1000 else 15 + math.log(hz / 1000) / step_log
+
+    mels = torch.linspace(to_mel(config.f_min_hz), to_mel(config.f_max_hz), config.n_mels + 2, dtype=torch.float64)
+    edges = torch.where(mels < 15, mels * step_hz, 1000 * torch.exp(step_log * (mels - 15)))
+    bins = torch.arange(config.n_fft // 2 + 1, dtype=torch.float64) * config.sample_rate / config.n_fft
+    return _triangles(bins, edges) * 2 / (edges[2:] - edges[:-2])
+
+
+def _sphinx_filters(config: LogMelConfig) -> Tensor:
+    """Triangles of unit area on the HTK mel scale with their corners rounded to whole bins, as CMU Sphinx has them."""
+    low, high = (2595 * math.log10(1 + f / 700) for f in (config.f_min_hz, config.f_max_hz))
+    mels = torch.linspace(low, high, config.n_mels + 2, dtype=torch.float64)
+    bin_hz = config.sample_rate / config.n_fft
+    corners = (700 * (10 ** (mels / 2595) - 1) / bin_hz).round()
+    bins = torch.arange(config.n_fft // 2 + 1, dtype=torch.float64)
+    return _triangles(bins, corners) * 2 / ((corners[2:] - corners[:-2]) * bin_hz)
+
+
+def _triangles(x: Tensor, corners: Tensor) -> Tensor:
+    """Triangles (len(x), len(corners) - 2) of height 1 over each three consecutive `corners`, at the points `x`."""
+    left, center, right = corners[:-2], corners[1:-1], corners[2:]
+    rising = (x[:, None] - left) / (center - left)
+    falling = (right - x[:, None]) / (right - center)
+    return torch.minimum(rising, falling).clamp(min=0)
+
+
+# ----------------------------------------------------------------------------------------------------------- door
+
+
+def voice_input(
+    path_or_waveform: str | Path | Tensor | np.ndarray,
+    config: LogMelConfig,
+    sample_rate: float | None = None,
+    vad: bool | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """The input (1, 1, n_mels, num_frames) of the voice network that `config` belongs to, float32.
+
+    Args:
+        path_or_waveform: a recording; or samples (n,) or (channels, n), float in [-1, 1] or signed integer
+        config: the front end
+        sample_rate: of the samples, Hz; not for a path
+        vad: remove silence first; None: as the config says
+        seed: of the random 500 frames that ``cmpc`` takes
+
+    Raises:
+        FileNotFoundError: nothing at the path
+        ValueError: what cannot be decoded, silence, less than `config.min_speech_s` of speech
+    """
+    if isinstance(path_or_waveform, (str, Path)):
+        name, waveform = str(path_or_waveform), load_audio(path_or_waveform, config.sample_rate)
+    else:
+        name, waveform = "waveform", _from_array(path_or_waveform, sample_rate, config.sample_rate)
+    vad = config.vad if vad is None else vad
+    recorded_s = len(waveform) / config.sample_rate
+    if not waveform.any():
+        raise ValueError(f"{name}: silence, every sample of {recorded_s:.1f} s is zero; expected speech")
+    if config.front_end == "ge2e":
+        waveform = normalize_volume(waveform)
+    if vad:
+        waveform = remove_silence(waveform, config)
+    _check_length(name, len(waveform) / config.sample_rate, recorded_s, vad, config.min_speech_s)
+    features = log_mel(waveform, config)
+    if config.front_end == "cmpc":
+        features = _random_crop(features, config.num_frames, seed)
+    return features[None]
+
+
+def _check_length(name: str, speech_s: float, recorded_s: float, vad: bool, needed_s: float) -> None:
+    if speech_s >= needed_s:
+        return
+    seconds = math.floor(10 * speech_s) / 10  # rounding could show as much as is needed
+    recorded = f"{math.floor(10 * recorded_s) / 10:.1f} s recorded"
+    advice = "give a longer recording" if recorded_s < needed_s else "try --no-vad"
+    if not vad:
+        raise ValueError(f"{name}: {recorded}, at least {needed_s:.1f} s needed; {advice}")
+    found = f"{seconds:.1f} s of speech left after silence removal" if speech_s else "no speech found"
+    raise ValueError(f"{name}: {found} ({recorded}), at least {needed_s:.1f} s needed; {advice}")
+
+
+def _random_crop(features: Tensor, num_frames: int, seed: int) -> Tensor:
+    """`num_frames` frames at a random place; a short clip gets zeros (0 dB, as CMPC pads) on both sides first."""
+    missing = num_frames - features.shape[-1]
+    if missing > 0:
+        features = F.pad(features, ((missing + 1) // 2,) * 2)
+    rng = torch.Generator().manual_seed(seed)
+    start = int(torch.randint(features.shape[-1] - num_frames + 1, (), generator=rng))
+    return features[..., start : start + num_frames]

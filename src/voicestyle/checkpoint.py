@@ -1,0 +1,283 @@
+"""Model folders: ``config.json``, a safetensors file for each of encoder, generator and prototypes, ``README.md``.
+
+Weights are stored as float16 where that is exact enough (matrices and kernels) and are float32 once loaded. A network's
+fingerprint is that of its stored form, so it is the same before saving and after loading.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from voicestyle.config import EncoderConfig, GeneratorConfig, VoiceStyleConfig, from_dict, to_dict
+from voicestyle.nn.encoder import VoiceFaceEncoder
+from voicestyle.nn.stylegan2 import Generator
+from voicestyle.prototypes import PrototypeBank
+
+EMBEDDED = "voicestyle-small"
+MODELS = Path(__file__).parent / "models"  # what the package ships
+FORMAT_VERSION = 1
+CONFIG, ENCODER, GENERATOR, PROTOTYPES, CARD = (
+    "config.json", "encoder.safetensors", "generator.safetensors", "prototypes.safetensors", "README.md",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """The parts of a model folder, frozen and in evaluation mode; a part that the folder lacks is None."""
+
+    config: VoiceStyleConfig
+    encoder: VoiceFaceEncoder
+    generator: Generator | None
+    bank: PrototypeBank | None
+    encoder_fingerprint: str
+    generator_fingerprint: str | None
+    metadata: dict[str, Any]  # provenance: what `save_model` was given
+    folder: Path
+
+
+def stored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict in its stored form, on the CPU: matrices and kernels as float16, the rest unchanged.
+
+    Vectors (biases, statistics of normalization) are small and can need the range, so they stay float32, and so does
+    a tensor that float16 cannot hold.
+    """
+    result = {}
+    for name, value in state.items():
+        value = value.detach().cpu().contiguous()
+        if value.ndim >= 2 and value.is_floating_point() and torch.isfinite(half := value.half()).all():
+            value = half
+        result[name] = value
+    return result
+
+
+def fingerprint(module: nn.Module) -> str:
+    """The sha256 (hex) of a network's stored state: names, types, shapes and bytes.
+
+    It does not change by saving and loading, and is the same for weights that are stored alike.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(stored(module.state_dict()).items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy() if value.numel() else b"")
+    return digest.hexdigest()
+
+
+def embedded_models() -> list[str]:
+    """Names of the models that the package ships."""
+    return sorted(path.parent.name for path in MODELS.glob(f"*/{CONFIG}"))
+
+
+def save_model(
+    folder: str | Path,
+    config: VoiceStyleConfig,
+    encoder: nn.Module,
+    generator: nn.Module | None = None,
+    bank: PrototypeBank | None = None,
+    metadata: Mapping[str, Any] | None = None,  # JSON-ready provenance: sources with their sha256, licence, ...
+    card: str | None = None,  # text of README.md
+) -> Path:
+    """The folder, written whole: made beside and renamed, so that a reader never sees half a model.
+
+    An existing model folder is replaced; anything else that is in the way is left alone.
+
+    Raises:
+        ValueError: the folder holds other files, or the bank does not belong to the networks.
+    """
+    folder = Path(folder)
+    _check_replaceable(folder)
+    fingerprints = {ENCODER: fingerprint(encoder), GENERATOR: fingerprint(generator) if generator is not None else None}
+    if bank is not None:
+        bank.check(fingerprints[ENCODER], fingerprints[GENERATOR])
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        (beside / CONFIG).write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+        (beside / CARD).write_text(card or _card(config), encoding="utf-8")
+        for name, module in ((ENCODER, encoder), (GENERATOR, generator)):
+            if module is not None:
+                header = {"format_version": FORMAT_VERSION, "part": name, "license": config.license,
+                          "fingerprint": fingerprints[name], **(metadata or {})}  # fmt: skip
+                save_file(
+                    stored(module.state_dict()), beside / name, {"voicestyle": json.dumps(header, sort_keys=True)}
+                )
+        if bank is not None:
+            bank.save(beside / PROTOTYPES)
+        beside.chmod(0o755)  # mkdtemp makes it private
+        _swap(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return folder
+
+
+def _check_replaceable(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is a file, expected a folder to write the model to; choose another name")
+    if folder.is_dir():
+        ours = {CONFIG, ENCODER, GENERATOR, PROTOTYPES, CARD}
+        other = sorted(path.name for path in folder.iterdir() if path.name not in ours)
+        if other:
+            raise ValueError(
+                f"{folder}: holds files that are no part of a model ({', '.join(other[:5])}); choose another"
+            )
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`; the old one goes only when the new one is there."""
+    if not folder.exists():
+        os.replace(new, folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    os.replace(folder, old / "old")
+    try:
+        os.replace(new, folder)
+    except OSError:
+        os.replace(old / "old", folder)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _card(config: VoiceStyleConfig) -> str:
+    return f"# {config.name}\n\nA voicestyle model. License: {config.license}. Generated faces identify nobody.\n"
+
+
+def load_model(name_or_folder: str | Path = EMBEDDED, device: str | torch.device = "cpu") -> Model:
+    """The model of that name, or in that folder: networks frozen, in float32, on `device`.
+
+    Raises:
+        FileNotFoundError: no such model, or a part that no model can be without is missing
+        ValueError: a part is truncated, foreign, of another shape, or belongs to another model
+    """
+    folder = _folder(name_or_folder)
+    config = _read_config(folder)
+    encoder, header = _load_part(folder / ENCODER, VoiceFaceEncoder, config.encoder, device)
+    generator, generator_header, bank = None, {}, None
+    if config.generator is not None and (folder / GENERATOR).exists():
+        generator, generator_header = _load_part(folder / GENERATOR, Generator, config.generator, device)
+    encoder_fingerprint, generator_fingerprint = header["fingerprint"], generator_header.get("fingerprint")
+    if (folder / PROTOTYPES).exists():
+        bank = PrototypeBank.load(folder / PROTOTYPES)
+        bank.check(encoder_fingerprint, generator_fingerprint, str(folder / PROTOTYPES))
+    return Model(config, encoder, generator, bank, encoder_fingerprint, generator_fingerprint, header, folder)
+
+
+def _folder(name_or_folder: str | Path) -> Path:
+    """Where the model lies."""
+    name = str(name_or_folder)
+    if name in embedded_models():
+        return MODELS / name
+    folder = Path(name_or_folder)
+    if (folder / CONFIG).is_file():
+        return folder
+    known = f"expected a folder with {CONFIG} and {ENCODER}, or one of the names {embedded_models()}"
+    if "://" in name:
+        raise ValueError(f"{name}: addresses are not supported; download the folder first; {known}")
+    if folder.is_dir():
+        held = sorted(path.name for path in folder.iterdir())[:8]
+        raise FileNotFoundError(f"{folder}: no {CONFIG} in this folder (it holds {held or 'nothing'}); {known}")
+    raise FileNotFoundError(f"{name}: no such model; {known}")
+
+
+def _read_config(folder: Path) -> VoiceStyleConfig:
+    path = folder / CONFIG
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a JSON file ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: got a {type(values).__name__}, expected an object with the model's settings")
+    version = values.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{path}: format version {version}, expected {FORMAT_VERSION}; update voicestyle or the model")
+    try:
+        return from_dict(VoiceStyleConfig, values, str(path))
+    except TypeError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _load_part(
+    path: Path, make: Callable[[Any], nn.Module], config: EncoderConfig | GeneratorConfig, device: str | torch.device
+) -> tuple[Any, dict[str, Any]]:
+    """A network with the weights of one file, and the file's header."""
+    state, header = _read_part(path)
+    limit = 2 * sum(value.numel() for value in state.values()) + 1_000_000
+    try:
+        with _Unfilled(limit):
+            module = make(config)
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        raise ValueError(f"{path.parent / CONFIG}: describes no network for {path.name}: {error}") from None
+    _check_shapes(path, _shapes(state), _shapes(module.state_dict()))
+    module.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in state.items()}, assign=True)
+    return module.eval().requires_grad_(False).to(device), header
+
+
+class _Unfilled(TorchFunctionMode):
+    """Networks built under it hold arbitrary values: none are drawn, as loading replaces them all.
+
+    A config that asks for more than `limit` elements in all is refused before they are allocated.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.left = limit
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function in (Tensor.normal_, Tensor.uniform_) or getattr(function, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        if function in (torch.randn, torch.empty, torch.zeros, torch.ones, torch.full):
+            self.left -= math.prod(args[0] if isinstance(args[0], (tuple, list)) else args)
+            if self.left < 0:
+                raise ValueError("it is much larger than the weights that are stored for it")
+            function = torch.empty if function is torch.randn else function
+        return function(*args, **kwargs)
+
+
+def _read_part(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not path.is_file():
+        held = sorted(p.name for p in path.parent.iterdir())
+        raise FileNotFoundError(
+            f"{path}: missing from the model folder, which holds {held}; get the whole folder again"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {}).get("voicestyle", "null"))
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path}: truncated or not a safetensors file ({error}); get it again") from None
+    if not isinstance(header, dict) or header.get("part") != path.name or "fingerprint" not in header:
+        raise ValueError(
+            f"{path}: not a voicestyle {path.stem} (its header does not say so); convert foreign weights first"
+        )
+    return state, header
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in state.items()}
+
+
+def _check_shapes(path: Path, got: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
+    missing, unknown = sorted(set(expected) - set(got)), sorted(set(got) - set(expected))
+    if missing or unknown:
+        raise ValueError(
+            f"{path}: does not fit {CONFIG}: {len(missing)} tensors missing {missing[:3]}, "
+            f"{len(unknown)} unknown {unknown[:3]}"
+        )
+    for name, shape in expected.items():
+        if got[name] != shape:
+            raise ValueError(f"{path}: {name} has shape {got[name]}, {CONFIG} expects {shape}")

@@ -1,0 +1,186 @@
+"""Every setting of the method as frozen dataclasses. Data only: imports no torch.
+
+A config travels with the weights it belongs to (``config.json`` of a model folder), so that a front end, a
+network and its weights can never be combined wrongly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FrontEnd = Literal["cmpc", "cmpc2", "ge2e"]
+VoiceBackbone = Literal["ge2e", "resnet18", "resnet34"]
+FaceBackbone = Literal["dlib_resnet", "resnet18", "resnet34"]
+
+
+@dataclass(frozen=True)
+class LogMelConfig:
+    """The audio front end that an encoder was trained with."""
+
+    front_end: FrontEnd  # selects the formulation in `audio.log_mel`
+    sample_rate: int  # Hz
+    n_fft: int  # samples
+    win_length: int  # samples
+    hop_length: int  # samples
+    n_mels: int  # bands
+    f_min_hz: float
+    f_max_hz: float
+    num_frames: int  # frames: fixed length (cmpc), shortest length (cmpc2), window of one partial (ge2e)
+    vad: bool  # remove silence first
+    min_speech_s: float = 1.0  # shorter clips are refused, counted after silence removal
+
+    @classmethod
+    def cmpc(cls) -> LogMelConfig:
+        """The 224-px CMPC release: librosa-style dB mel, no silence removal."""
+        return cls("cmpc", 16000, 1600, 1600, 160, 64, 0.0, 8000.0, num_frames=500, vad=False)
+
+    @classmethod
+    def cmpc2(cls) -> LogMelConfig:
+        """The 256-px VoiceStyle release: Sphinx-style mel after WebRTC silence removal."""
+        return cls("cmpc2", 16000, 1024, 400, 160, 64, 20.0, 7200.0, num_frames=800, vad=True)
+
+    @classmethod
+    def ge2e(cls) -> LogMelConfig:
+        """The GE2E speaker encoder of resemblyzer: linear-power mel, 1.6 s partials."""
+        return cls("ge2e", 16000, 400, 400, 160, 40, 0.0, 8000.0, num_frames=160, vad=True)
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """What a face backbone takes, as a part of the canonical (generator) frame."""
+
+    size: int  # pixels, square
+    # left, top, right, bottom of the face crop as fractions of the canonical frame; may reach outside of [0, 1]
+    crop: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The two towers of CMPC: backbones, bridges and their front ends."""
+
+    voice_backbone: VoiceBackbone
+    face_backbone: FaceBackbone
+    log_mel: LogMelConfig
+    image: ImageConfig
+    embed_dim: int  # D of the joint space
+    bridge_hidden: int = 0  # width of the bridge MLPs; 0: no bridge, the backbones already end in embed_dim
+    backbone_width: int = 64  # channels of the first ResNet stage
+
+    @classmethod
+    def cmpc(cls, size: Literal[224, 256] = 256) -> EncoderConfig:
+        """The authors' ResNet-34 pair (224 px: CMPC release, 256 px: VoiceStyle)."""
+        log_mel = LogMelConfig.cmpc() if size == 224 else LogMelConfig.cmpc2()
+        return cls("resnet34", "resnet34", log_mel, ImageConfig(size), embed_dim=512)
+
+    @classmethod
+    def tiny(cls) -> EncoderConfig:
+        """Seconds on one core: for tests."""
+        return cls(
+            "resnet18",
+            "resnet18",
+            LogMelConfig.cmpc2(),
+            ImageConfig(32),
+            embed_dim=32,
+            bridge_hidden=32,
+            backbone_width=8,
+        )
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """StyleGAN2 (Karras et al., CVPR 2020)."""
+
+    size: int  # pixels, a power of two from 32 to 1024
+    z_dim: int = 512
+    w_dim: int = 512
+    num_mapping_layers: int = 8
+    mapping_lr_multiplier: float = 0.01
+    channel_multiplier: float = 2.0  # channels at resolution r: min(channel_max, 16384 * channel_multiplier / r)
+    channel_max: int = 512
+
+    def __post_init__(self) -> None:
+        if self.size not in (32, 64, 128, 256, 512, 1024):
+            raise ValueError(f"generator size: got {self.size}, expected a power of two from 32 to 1024")
+
+    @property
+    def num_ws(self) -> int:
+        """Style inputs of the synthesis network: two a resolution, less one at 4 px (14 at 256 px)."""
+        return 2 * (self.size.bit_length() - 1) - 2
+
+    def num_channels(self, resolution: int) -> int:
+        """Feature maps at `resolution` pixels."""
+        return min(self.channel_max, int(16384 * self.channel_multiplier) // resolution)
+
+    @classmethod
+    def tiny(cls) -> GeneratorConfig:
+        """Seconds on one core: for tests."""
+        return cls(32, z_dim=16, w_dim=16, num_mapping_layers=2, channel_multiplier=0.03125, channel_max=16)
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """Steps 4 to 7 of the method: from prototypes to a guided face."""
+
+    k: int = 3  # nearest prototypes
+    num_members: int = 8  # member latents that are averaged into the initial latent
+    steps: int = 100
+    lr: float = 0.01
+    latent_noise: float = 0.05  # in units of w_std, ramped to zero over the first 75 % of the steps
+    latent_weight: float = 1e-3  # weight of ||w - w_init||^2
+    num_views: int = 4  # augmented views that the face encoder sees at each step
+
+
+@dataclass(frozen=True)
+class VoiceStyleConfig:
+    """One model folder."""
+
+    name: str
+    encoder: EncoderConfig
+    generator: GeneratorConfig | None = None
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    license: str = "unspecified"
+    format_version: int = 1
+
+    @classmethod
+    def tiny(cls) -> VoiceStyleConfig:
+        """A whole model for tests."""
+        return cls("tiny", EncoderConfig.tiny(), GeneratorConfig.tiny(), GuidanceConfig(steps=4, num_views=1))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON-ready values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type, values: dict[str, Any], where: str = "config") -> Any:
+    """The inverse of `to_dict`; unknown or missing keys are a ``ValueError`` that names them.
+
+    Args:
+        cls: one of the dataclasses of this module
+        values: what `to_dict` returned, or what a JSON or TOML file holds
+        where: named in errors, e.g. the file
+    """
+    nested = {
+        "log_mel": LogMelConfig, "image": ImageConfig, "encoder": EncoderConfig,
+        "generator": GeneratorConfig, "guidance": GuidanceConfig,
+    }  # fmt: skip
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ValueError(f"{where}: unknown keys {unknown} for {cls.__name__}; known: {sorted(fields)}")
+    missing = [
+        n for n, f in fields.items()
+        if n not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]  # fmt: skip
+    if missing:
+        raise ValueError(f"{where}: missing keys {missing} for {cls.__name__}")
+    made = {}
+    for name, value in values.items():
+        if name in nested and isinstance(value, dict):
+            value = from_dict(nested[name], value, f"{where}: {name}")
+        elif isinstance(value, list):
+            value = tuple(value)
+        made[name] = value
+    return cls(**made)

@@ -1,0 +1,166 @@
+"""The manifest: one CSV that says who speaks in which clip and what they look like. Training reads nothing else."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One clip of a person: a voice, a face, or both. Labels are empty where they are not known."""
+
+    key: str  # unique, names the item in errors and results
+    split: str  # one of SPLITS
+    identity: str  # whose clip; stands for a person
+    video: str = ""  # which recording; empty: the key
+    voice: Path | None = None  # audio file
+    face: Path | None = None  # a frame of that clip, in the wild
+    frontal: Path | None = None  # a picture of the same person in the canonical frame
+    gender: str = ""  # "f" or "m", by which same-gender trials are made
+    nationality: str = ""
+
+
+PATHS = ("voice", "face", "frontal")
+COLUMNS = tuple(f.name for f in fields(Item))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Items in the order of the file. Checked when made: see `Manifest.check`."""
+
+    items: tuple[Item, ...]
+    name: str = "manifest"  # in errors: the file it came from
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self.items)
+
+    def split(self, name: str) -> Manifest:
+        """The items of one split.
+
+        Raises:
+            ValueError: there are none
+        """
+        chosen = tuple(item for item in self.items if item.split == name)
+        if not chosen:
+            held = sorted({item.split for item in self.items})
+            raise ValueError(f"{self.name}: no item of split {name!r}; it has {held}")
+        return replace(self, items=chosen)
+
+    def check(self) -> None:
+        """Refuse what would spoil a result without a word.
+
+        Raises:
+            ValueError: no items, a repeated key, an unknown split, an item with neither voice nor face, or an identity
+                in two splits (what is tested would have been trained on)
+        """
+        if not self.items:
+            raise ValueError(f"{self.name}: no items")
+        keys: set[str] = set()
+        split_of: dict[str, str] = {}
+        for item in self.items:
+            where = f"{self.name}: item {item.key!r}"
+            if not item.key or item.key in keys:
+                raise ValueError(f"{where}: key empty or used twice; each item needs its own")
+            if item.split not in SPLITS:
+                raise ValueError(f"{where}: split {item.split!r}, expected one of {SPLITS}")
+            if not item.identity:
+                raise ValueError(f"{where}: no identity; give each person a name or a number")
+            if item.voice is None and item.face is None and item.frontal is None:
+                raise ValueError(f"{where}: neither voice nor face nor frontal, expected at least one")
+            if split_of.setdefault(item.identity, item.split) != item.split:
+                raise ValueError(
+                    f"{where}: identity {item.identity!r} is in split {split_of[item.identity]!r} too; "
+                    "an identity belongs to one split"
+                )
+            keys.add(item.key)
+
+    def check_files(self) -> None:
+        """Raise FileNotFoundError, with the first few names, where files are missing."""
+        paths = [getattr(item, column) for item in self.items for column in PATHS]
+        missing = [path for path in paths if path is not None and not path.is_file()]
+        if missing:
+            names = ", ".join(str(path) for path in missing[:3])
+            raise FileNotFoundError(f"{self.name}: {len(missing)} of its files are missing, e.g. {names}")
+
+    @classmethod
+    def read(cls, path: str | Path) -> Manifest:
+        """The manifest of a CSV file with the columns of `Item`; paths are relative to the file's folder.
+
+        Raises:
+            FileNotFoundError: there is no such file
+            ValueError: unknown or missing columns, or what `check` refuses
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such manifest")
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            columns = set(reader.fieldnames or ())
+            unknown, missing = columns - set(COLUMNS), {"key", "split", "identity"} - columns
+            if unknown or missing:
+                raise ValueError(
+                    f"{path}: unknown columns {sorted(unknown)}, missing columns {sorted(missing)}; "
+                    f"known: {list(COLUMNS)}"
+                )
+            rows = list(reader)
+        return cls(tuple(_item(row, path, number) for number, row in enumerate(rows, start=2)), str(path))
+
+    def write(self, path: str | Path) -> None:
+        """Write the CSV that `read` reads; paths become relative to its folder."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.name + ".tmp")
+        with beside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for item in self.items:
+                writer.writerow([_cell(getattr(item, column), path.parent) for column in COLUMNS])
+        os.replace(beside, path)
+
+
+def _item(row: dict, path: Path, number: int) -> Item:
+    if None in row or None in row.values():
+        raise ValueError(f"{path}: line {number} has another number of cells than the header; quote cells with commas")
+    values = {name: (path.parent / cell if cell else None) if name in PATHS else cell for name, cell in row.items()}
+    return Item(**values)
+
+
+def _cell(value: str | Path | None, folder: Path) -> str:
+    return Path(os.path.relpath(value, folder)).as_posix() if isinstance(value, Path) else value or ""
+
+
+def import_pairs(folder: str | Path) -> Manifest:
+    """The manifest of a folder with ``pairs.csv``, ``voice/KEY.ogg``, ``face/KEY.jpg`` and ``frontal/KEY.jpg``.
+
+    Of ``pairs.csv`` the columns key, split, identity, video, gender, nationality and frontal (True or False) are used.
+    """
+    folder = Path(folder)
+    table = folder / "pairs.csv"
+    if not table.is_file():
+        raise FileNotFoundError(f"{table}: no such file; expected a folder with pairs.csv, voice/, face/ and frontal/")
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    items = [
+        Item(
+            row["key"], row["split"], row["identity"], row["video"],
+            voice=folder / "voice" / f"{row['key']}.ogg",
+            face=folder / "face" / f"{row['key']}.jpg",
+            frontal=folder / "frontal" / f"{row['key']}.jpg" if row["frontal"] == "True" else None,
+            gender=row["gender"],
+            nationality=row["nationality"],
+        )
+        for row in rows
+    ]  # fmt: skip
+    return Manifest(tuple(items), str(table))

@@ -1,0 +1,117 @@
+"""From a voice to a face: the objective of voice similarity, and the guided steps on a latent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from voicestyle.config import GuidanceConfig
+from voicestyle.latent import Callback, LatentResult, optimize_latent
+
+# Ranges of the random views, each drawn uniformly from [-x, x]. Small: the view must stay a face in the canonical
+# frame, but what a single view can be tricked by (texture at one pixel grid) must not survive the mean.
+SHIFT = 0.03  # fraction of the picture's side
+LOG_SCALE = 0.05
+BRIGHTNESS = 0.05  # of the range [-1,1]
+CONTRAST = 0.1
+PIXEL_NOISE = 0.02  # standard deviation, of the range [-1,1]
+
+
+def random_view(image: Tensor, rng: torch.Generator) -> Tensor:
+    """Pictures (N,3,H,W) moved, scaled, perhaps mirrored, recolored and grained a little, all in the same way."""
+    u = torch.rand(6, generator=rng) * 2 - 1
+    scale = torch.exp(LOG_SCALE * u[0])
+    flip = torch.sign(u[1])
+    zero = torch.zeros(())
+    affine = torch.stack(
+        [torch.stack([scale * flip, zero, 2 * SHIFT * u[2]]), torch.stack([zero, scale, 2 * SHIFT * u[3]])]
+    )
+    grid = F.affine_grid(affine.expand(len(image), 2, 3), list(image.shape), align_corners=False).to(image)
+    view = F.grid_sample(image, grid, padding_mode="border", align_corners=False)
+    grain = torch.randn(image.shape[-2:], generator=rng).to(image)
+    return (1 + CONTRAST * float(u[4])) * view + BRIGHTNESS * float(u[5]) + PIXEL_NOISE * grain
+
+
+class VoiceObjective:
+    """One minus the similarity of voice and face (N,), plus the price of leaving the initial latent.
+
+    The face is seen in `config.num_views` random views, new ones at each step, and the similarity is their mean: a
+    latent that pleases the encoder in one view only is not rewarded. All samples see the same views.
+
+    The price is `config.latent_weight` * ||w - w_init||^2 / w_std^2. Divided by w_std (the root mean squared distance
+    of w from its mean) it has no unit: 1 is a step as long as from the mean face to a typical one.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,  # frozen: encode_face
+        voice_emb: Tensor,  # (N,D) or (1,D), unit norm
+        w_init: Tensor,  # (N,w_dim) or (N,num_ws,w_dim)
+        config: GuidanceConfig,
+        seed: int = 0,
+        w_std: Tensor | float = 1.0,
+    ) -> None:
+        self.encoder = encoder
+        self.voice_emb = voice_emb.detach()
+        self.w_init = w_init.detach()
+        self.config = config
+        self.rng = torch.Generator().manual_seed(seed)
+        self.w_std = w_std
+
+    def __call__(self, image: Tensor, w: Tensor) -> Tensor:
+        views = [random_view(image, self.rng) for _ in range(self.config.num_views)]
+        similarity = self.similarity(torch.cat(views)).view(len(views), -1).mean(0)
+        return 1 - similarity + self.prior(w)
+
+    def plain(self, image: Tensor, w: Tensor) -> Tensor:
+        """The same loss (N,) on the pictures as they are: without chance, so that steps can be compared."""
+        return 1 - self.similarity(image) + self.prior(w)
+
+    def similarity(self, image: Tensor) -> Tensor:
+        """Cosine of the voice and each picture, (num_views * N,), in [-1,1]."""
+        face_emb = self.encoder.encode_face(image)
+        voice_emb = self.voice_emb.to(face_emb)
+        return (face_emb * voice_emb.repeat(len(image) // len(voice_emb), 1)).sum(1)
+
+    def prior(self, w: Tensor) -> Tensor:
+        """What the way from w_init costs (N,)."""
+        distance = (w - self.w_init).square().sum(-1)  # W+: the mean over its latents
+        distance = distance if w.ndim == 2 else distance.mean(1)
+        return self.config.latent_weight * distance / self.w_std**2
+
+
+def guide(
+    generator: nn.Module,  # frozen
+    encoder: nn.Module,  # frozen
+    voice_emb: Tensor,  # (N,D) or (1,D), unit norm
+    w_init: Tensor,  # (N,w_dim) or (N,num_ws,w_dim)
+    config: GuidanceConfig,
+    seed: int = 0,
+    *,
+    callback: Callback | None = None,
+    **settings: Any,  # further settings of `optimize_latent`
+) -> LatentResult:
+    """The latents near `w_init` whose faces fit the voice best: the best of all steps, not the last.
+
+    Each history entry also has `similarity`, what the views of that step said of each sample. The voice is embedded
+    once, by the caller. Noise maps stay fixed: they would have room for texture that pleases the encoder and shows
+    nothing.
+    """
+    objective = VoiceObjective(encoder, voice_emb, w_init, config, seed, generator.w_std)
+    similarities: list[list[float]] = []
+
+    def observe(step: int, image: Tensor, w: Tensor, loss: Tensor) -> None:
+        similarities.append((1 - loss + objective.prior(w)).tolist())
+        if callback is not None:
+            callback(step, image, w, loss)
+
+    result = optimize_latent(
+        generator, w_init, objective, num_steps=config.steps, lr=config.lr, latent_noise=config.latent_noise,
+        score=objective.plain, seed=seed, callback=observe, **settings,
+    )  # fmt: skip
+    for entry, similarity in zip(result.history, similarities, strict=True):
+        entry["similarity"] = similarity
+    return result

@@ -1,0 +1,127 @@
+"""From a picture to its latent: the objective of reconstruction, and the projection into W or W+."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from voicestyle.latent import LatentResult, optimize_latent
+
+NUM_SCALES = 4  # full size down to an eighth: coarse scales place the face, the finest draws it
+
+
+class ReconstructionObjective:
+    """Distance (N,) of generated pictures to their targets: pixels at several scales, and identity.
+
+    Either term alone is weaker than both together (the authors' inversion study): pixels hold pose and color, the
+    face features hold who it is. Every sample's loss is its own mean, so no term fades with the size of the batch.
+    """
+
+    def __init__(
+        self,
+        target: Tensor,  # (N,3,H,W) in [-1,1]
+        face_features: Callable[[Tensor], Tensor] | None = None,  # (N,3,H,W) -> (N,D); frozen
+        pixel_weight: float = 1.0,
+        identity_weight: float = 0.5,
+    ) -> None:
+        self.pyramid = _pyramid(target)
+        self.face_features = face_features
+        self.pixel_weight = pixel_weight
+        self.identity_weight = identity_weight
+        if face_features is not None:
+            with torch.no_grad():
+                self.identity = F.normalize(face_features(target).float(), dim=1)
+
+    def __call__(self, image: Tensor, w: Tensor) -> Tensor:
+        loss = self.pixel_weight * self.pixel_distance(image)
+        if self.face_features is not None:
+            loss = loss + self.identity_weight * self.identity_distance(image)
+        return loss
+
+    def pixel_distance(self, image: Tensor) -> Tensor:
+        """Mean over scales of L1 + MSE (N,)."""
+        total = image.new_zeros(image.shape[0])
+        for mine, target in zip(_pyramid(image), self.pyramid, strict=True):
+            error = mine - target
+            total = total + (error.abs() + error.square()).mean((1, 2, 3))
+        return total / len(self.pyramid)
+
+    def identity_distance(self, image: Tensor) -> Tensor:
+        """One minus the cosine of the face features (N,), in [0,2]."""
+        return 1 - (F.normalize(self.face_features(image).float(), dim=1) * self.identity).sum(1)
+
+
+def _pyramid(image: Tensor) -> list[Tensor]:
+    """The picture at `NUM_SCALES` sizes, each half the one before."""
+    return [image if i == 0 else F.avg_pool2d(image, 2**i) for i in range(NUM_SCALES)]
+
+
+def invert(
+    generator: nn.Module,  # frozen
+    images: Tensor,  # (N,3,size,size) in [-1,1], in the generator's frame
+    face_features: Callable[[Tensor], Tensor] | None = None,
+    *,
+    space: Literal["w", "w_plus"] = "w",
+    w_init: Tensor | None = None,  # (N,w_dim) or (N,num_ws,w_dim); default: w_avg
+    steps: int = 300,
+    lr: float = 0.1,
+    batch: int = 8,
+    pixel_weight: float = 1.0,
+    identity_weight: float = 0.5,
+    **settings: Any,  # further settings of `optimize_latent`
+) -> LatentResult:
+    """The latents whose pictures come nearest to `images`: w (N,w_dim), or (N,num_ws,w_dim) in W+.
+
+    300 steps at lr 0.1 from w_avg are the settings of VoiceStyle (section 1 of the method). `batch` bounds memory and
+    changes no result.
+
+    Raises:
+        ValueError: pictures of another size than the generator's, or not finite; an unknown space.
+    """
+    _check(generator, images, space)
+    w = _start(generator, len(images), space, w_init)
+    parts = []
+    for picture, start in zip(images.split(batch), w.split(batch), strict=True):
+        target = picture.to(w)
+        objective = ReconstructionObjective(target, face_features, pixel_weight, identity_weight)
+        parts.append(optimize_latent(generator, start, objective, num_steps=steps, lr=lr, **settings))
+    return _joined(parts)
+
+
+def _check(generator: nn.Module, images: Tensor, space: str) -> None:
+    size = generator.config.size
+    if images.ndim != 4 or tuple(images.shape[1:]) != (3, size, size) or len(images) == 0:
+        raise ValueError(f"images to invert: got shape {tuple(images.shape)}, expected (N, 3, {size}, {size})")
+    if not torch.isfinite(images).all():
+        raise ValueError("images to invert: got values that are not finite, expected numbers in [-1, 1]")
+    if space not in ("w", "w_plus"):
+        raise ValueError(f"space: got {space!r}, expected 'w' or 'w_plus'")
+
+
+def _start(generator: nn.Module, num_images: int, space: str, w_init: Tensor | None) -> Tensor:
+    w = generator.w_avg.expand(num_images, -1) if w_init is None else w_init.to(generator.w_avg)
+    if space == "w_plus" and w.ndim == 2:
+        w = w[:, None].expand(-1, generator.num_ws, -1)
+    if len(w) != num_images or w.ndim != (2 if space == "w" else 3):
+        raise ValueError(
+            f"w_init: got shape {tuple(w.shape)}, expected one latent of space {space!r} for each of {num_images}"
+        )
+    return w
+
+
+def _joined(parts: list[LatentResult]) -> LatentResult:
+    """The results of several batches as one."""
+    if len(parts) == 1:
+        return parts[0]
+    history = [
+        {**entries[0], "loss": [value for entry in entries for value in entry["loss"]]}
+        for entries in zip(*(part.history for part in parts), strict=False)  # an early stop shortens a batch's history
+    ]
+    noise = None
+    if parts[0].noise is not None:
+        noise = [torch.cat(maps) for maps in zip(*(part.noise for part in parts), strict=True)]
+    return LatentResult(torch.cat([p.w for p in parts]), torch.cat([p.loss for p in parts]), history, noise)

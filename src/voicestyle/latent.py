@@ -1,0 +1,224 @@
+"""The latent space of a generator, and the one loop that searches it: inversion and guidance are its two uses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# image (N,3,H,W), w (N,...) -> loss of each sample (N,)
+Objective = Callable[[Tensor, Tensor], Tensor]
+# step, image, w, loss (N,)
+Callback = Callable[[int, Tensor, Tensor, Tensor], None]
+
+NOISE_END = 0.75  # the latent noise is zero from this fraction of the steps on (StyleGAN2, appendix D)
+
+
+@dataclass(frozen=True, eq=False)
+class LatentResult:
+    """What `optimize_latent` found, in float32, on the generator's device."""
+
+    w: Tensor  # (N,w_dim) or (N,num_ws,w_dim)
+    loss: Tensor  # (N,) the score of `w`, rendered in float32 without latent noise
+    history: list[dict[str, Any]] = field(repr=False)  # one a step: step, lr, loss (a float for each sample)
+    noise: list[Tensor] | None = field(default=None, repr=False)  # one map (N,1,r,r) a layer; None: the generator's own
+
+
+@torch.no_grad()
+def w_statistics(generator: nn.Module, num_samples: int = 10_000, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Mean (w_dim,) and spread () of w under z ~ N(0, 1), as StyleGAN2's projector has them.
+
+    The spread is the root mean squared *distance* from the mean, not a deviation per coordinate. 10,000 samples:
+    StyleGAN2, appendix D.
+    """
+    device = generator.w_avg.device
+    rng = torch.Generator().manual_seed(seed)
+    z_dim = generator.config.z_dim
+    chunks = torch.randn(num_samples, z_dim, generator=rng).split(1000)
+    w = torch.cat([generator.mapping(z.to(device)) for z in chunks])
+    w_avg = w.mean(0)
+    return w_avg, (w - w_avg).square().sum(1).mean().sqrt()
+
+
+def lr_ramp(t: float, up: float = 0.05, down: float = 0.25) -> float:
+    """Factor of the learning rate at progress t in [0, 1]: linear up, flat, cosine down (StyleGAN2, appendix D)."""
+    falling = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1.0 - t) / down))
+    return falling * min(1.0, t / up)
+
+
+def noise_ramp(t: float) -> float:
+    """Factor of the latent noise at progress t in [0, 1]: squared, zero from `NOISE_END` on (StyleGAN2, appendix D)."""
+    return max(0.0, 1.0 - t / NOISE_END) ** 2
+
+
+def noise_regularizer(maps: list[Tensor]) -> Tensor:
+    """Autocorrelation (N,) of noise maps (N,C,r,r) at a lag of one pixel, over a pyramid down to 8 px.
+
+    It keeps a picture from being hidden in the noise (StyleGAN2, appendix D). Each sample has its own value.
+    """
+    total = maps[0].new_zeros(maps[0].shape[0])
+    for noise in maps:
+        while True:
+            for axis in (2, 3):
+                total = total + (noise * noise.roll(1, axis)).mean((1, 2, 3)).square()
+            if noise.shape[-1] <= 8:
+                break
+            noise = F.avg_pool2d(noise, 2)
+    return total
+
+
+def normalize_noise(maps: list[Tensor]) -> list[Tensor]:
+    """Noise maps (N,C,r,r) with zero mean and unit variance in each sample."""
+    return [(n - n.mean((1, 2, 3), keepdim=True)) / n.std((1, 2, 3), keepdim=True) for n in maps]
+
+
+def optimize_latent(
+    generator: nn.Module,  # frozen: synthesis, w_std
+    w_init: Tensor,  # (N, w_dim) or (N, num_ws, w_dim)
+    objective: Objective,  # what is minimized
+    *,
+    num_steps: int,
+    lr: float,
+    latent_noise: float = 0.05,  # in units of w_std, at the first step
+    keep: Literal["best", "last"] = "best",
+    score: Objective | None = None,  # what "best" means, where the objective itself is random
+    optimize_noise: bool = False,
+    noise_weight: float = 1e5,  # of `noise_regularizer` (StyleGAN2, appendix D)
+    patience: int | None = None,  # noise-free steps without a better score after which a sample is left alone
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,  # bfloat16: autocast in the loop; the result is float32 all the same
+    callback: Callback | None = None,
+) -> LatentResult:
+    """The latent of each sample that minimizes its loss: Adam under a ramped learning rate and fading latent noise.
+
+    Samples do not touch each other: losses are summed, Adam is elementwise, and all samples see the same noise, so
+    that a result does not depend on the batch it was found in.
+
+    "Best" counts latents as they are, never with noise on them: the start, every step after the noise has faded (the
+    last quarter), and the end. The result is therefore never worse than the start.
+
+    Raises:
+        ValueError: a loss is not finite, or has another shape than (N,).
+    """
+    rng = torch.Generator().manual_seed(seed)
+    w = w_init.detach().float().clone().requires_grad_(True)
+    noise = _initial_noise(generator, w, rng) if optimize_noise else None
+    optimizer = torch.optim.Adam([w, *(noise or [])], lr=lr)
+    run = _Run(generator, w, noise, rng, dtype)
+    best = _Best(w, noise, patience)
+    judge = score or objective
+    with torch.no_grad():
+        best.update(run.loss(judge, run.render()))
+    history: list[dict[str, Any]] = []
+    for step in range(num_steps):
+        t = step / num_steps
+        rate = latent_noise * noise_ramp(t)
+        optimizer.param_groups[0]["lr"] = lr * lr_ramp(t)
+        image = run.render(rate)
+        loss = run.loss(objective, image)
+        history.append({"step": step, "lr": lr * lr_ramp(t), "loss": loss.tolist()})
+        if callback is not None:
+            callback(step, image.detach(), w.detach(), loss.detach())
+        if rate == 0:
+            with torch.no_grad():
+                best.update(loss if score is None else run.loss(score, image.detach()))
+            if best.all_stale:
+                break
+        run.descend(optimizer, loss, noise_weight)
+    with torch.no_grad():
+        final = run.loss(judge, run.render())
+        best.update(final, force=keep == "last")
+        if dtype != torch.float32:
+            precise = _Run(generator, best.w, best.noise, rng, torch.float32)
+            best.loss = precise.loss(judge, precise.render())
+    return LatentResult(best.w, best.loss, history, best.noise)
+
+
+def _initial_noise(generator: nn.Module, w: Tensor, rng: torch.Generator) -> list[Tensor]:
+    """One map (N,1,r,r) a layer, requiring gradients: the same start for every sample."""
+    maps = [torch.randn(shape, generator=rng).to(w) for shape in generator.synthesis.noise_shapes]
+    return [m.repeat(w.shape[0], 1, 1, 1).requires_grad_(True) for m in maps]
+
+
+class _Run:
+    """The latents under way and how they are rendered and judged."""
+
+    def __init__(
+        self, generator: nn.Module, w: Tensor, noise: list[Tensor] | None, rng: torch.Generator, dtype: torch.dtype
+    ) -> None:
+        self.generator, self.w, self.noise, self.rng = generator, w, noise, rng
+        self.autocast = torch.autocast(w.device.type, dtype, enabled=dtype != torch.float32)
+
+    def render(self, rate: float = 0.0) -> Tensor:
+        """Pictures (N,3,H,W), float32, of the latents with noise of `rate` times w_std."""
+        w = self.w
+        if rate > 0:
+            # drawn on the CPU for one sample: the same for every sample, batch and device
+            w = w + torch.randn(w.shape[1:], generator=self.rng).to(w) * (rate * self.generator.w_std)
+        with self.autocast:
+            return self.generator.synthesis(w, noise=self.noise).float()
+
+    def loss(self, objective: Objective, image: Tensor) -> Tensor:
+        """What the objective says of each sample (N,), checked."""
+        with self.autocast:
+            loss = objective(image, self.w).float()
+        if loss.shape != self.w.shape[:1]:
+            raise ValueError(
+                f"objective: got losses of shape {tuple(loss.shape)}, expected one a sample ({len(self.w)},)"
+            )
+        if not torch.isfinite(loss).all():
+            bad = (~torch.isfinite(loss)).nonzero().flatten().tolist()
+            raise ValueError(
+                f"loss of sample {bad} is not finite; check the pictures and weights, or lower the learning rate"
+            )
+        return loss
+
+    def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor, noise_weight: float) -> None:
+        """One step of the optimizer; noise maps stay normalized."""
+        if self.noise is not None:
+            loss = loss + noise_weight * noise_regularizer(self.noise)
+        optimizer.zero_grad(set_to_none=True)
+        loss.sum().backward()
+        optimizer.step()
+        for mine, normal in zip(self.noise or [], normalize_noise(self.noise or []), strict=True):
+            mine.data.copy_(normal.detach())
+
+
+class _Best:
+    """The best latent of each sample so far."""
+
+    def __init__(self, w: Tensor, noise: list[Tensor] | None, patience: int | None) -> None:
+        self.now = (w, *(noise or []))
+        self.kept = [x.detach().clone() for x in self.now]
+        self.loss = torch.full((w.shape[0],), math.inf, device=w.device)
+        self.waited = torch.zeros(w.shape[0], dtype=torch.long, device=w.device)
+        self.patience = patience
+
+    @property
+    def w(self) -> Tensor:
+        return self.kept[0]
+
+    @property
+    def noise(self) -> list[Tensor] | None:
+        return self.kept[1:] or None
+
+    @property
+    def all_stale(self) -> bool:
+        """No sample has improved for `patience` updates."""
+        return self.patience is not None and bool((self.waited >= self.patience).all())
+
+    def update(self, loss: Tensor, force: bool = False) -> None:
+        """Keep the present latents of the samples whose loss (N,) is better, of all with `force`."""
+        better = loss < self.loss
+        if self.patience is not None:
+            better &= self.waited < self.patience
+        better |= force
+        self.waited = torch.where(better, 0, self.waited + 1)
+        self.loss = torch.where(better, loss.detach(), self.loss)
+        for i, x in enumerate(self.now):
+            self.kept[i] = torch.where(better.view(-1, *[1] * (x.ndim - 1)), x.detach(), self.kept[i])

@@ -1,0 +1,337 @@
+"""A voice clip to a face: the whole method behind one object."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import PIL.Image
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from voicestyle import __version__
+from voicestyle.audio import voice_input
+from voicestyle.checkpoint import EMBEDDED, Model, load_model
+from voicestyle.config import GuidanceConfig
+from voicestyle.guidance import guide
+from voicestyle.image import align_face, contact_sheet, from_pil, open_image, save_png
+from voicestyle.inversion import invert
+from voicestyle.latent import Callback, LatentResult
+from voicestyle.prototypes import Nearest, PrototypeBank
+
+DISCLAIMER = "AI-generated: one of many faces that fit the voice. It is not the speaker's face and identifies nobody."
+
+Picture = str | Path | PIL.Image.Image | Tensor  # a file, a picture, or (N,3,H,W) in [-1,1]
+
+FRAME_SIZE = 224  # pixels of an aligned face before a network takes its part of it
+POOL = 4  # further faces are made from this many times the prototypes and members of the first
+BATCH = 8  # pictures that go through a network together
+
+
+def load(
+    name_or_folder: str | Path = EMBEDDED,
+    device: str | torch.device | None = None,  # default: the GPU where there is one
+    dtype: torch.dtype = torch.float32,  # of the guided steps; bfloat16 pays on hardware that has it
+) -> VoiceStyle:
+    """A model that is ready to use: the one that comes with the package, or the one in a folder.
+
+    Raises:
+        FileNotFoundError: no such model, or one without its encoder
+        ValueError: a file of the model is damaged, foreign or belongs to another model
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return VoiceStyle(load_model(name_or_folder, device), torch.device(device), dtype)
+
+
+class VoiceStyle:
+    """An encoder of voices and faces, a generator of faces, and prototypes that lead from one to the other."""
+
+    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.model = model
+        self.config = model.config
+        self.encoder = model.encoder
+        self.device = device
+        self.dtype = dtype
+
+    # ------------------------------------------------------------------------------------------------- the five steps
+
+    def generate(
+        self,
+        clip: str | Path | Tensor | np.ndarray,
+        *,
+        k: int | None = None,  # nearest prototypes; this and `steps`: the model's own setting where None
+        steps: int | None = None,
+        seed: int = 0,
+        num_faces: int = 1,
+        sample_rate: int | None = None,  # Hz, where `clip` is a waveform
+        vad: bool | None = None,  # remove silence first; None: as the model was trained
+        callback: Callback | None = None,  # after each guided step: step, image, w, loss
+    ) -> Generation:
+        """Faces that fit the voice. The first starts from the plain mean of the nearest members' latents.
+
+        The same clip, model and seed give the same faces, and a face does not depend on how many are asked for.
+
+        Raises:
+            FileNotFoundError, ValueError: an unusable clip, a setting out of range, a model without generator or bank
+        """
+        settings = _settings(self.config.guidance, k, steps, seed, num_faces)
+        voice_emb = self.encode_voice(clip, sample_rate, vad)
+        nearest = self.nearest_prototypes(voice_emb, settings.k)
+        w_init = self.initial_latents(voice_emb, nearest, num_faces, seed)
+        result, path = self.guide(voice_emb, w_init, settings, seed, callback)
+        image = self.synthesize(result.w)
+        return Generation(
+            image=image, w=result.w, similarity=self.similarity(voice_emb, self.encode_face(image))[0],
+            prototypes=nearest, history=result.history, voice_emb=voice_emb, w_init=w_init, path=path, seed=seed,
+            steps=settings.steps, voicestyle=self,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def encode_voice(
+        self, clip: str | Path | Tensor | np.ndarray, sample_rate: int | None = None, vad: bool | None = None
+    ) -> Tensor:
+        """Unit embedding (1,D) of a recording, or of a waveform (num_samples,) at `sample_rate` Hz."""
+        log_mel = voice_input(clip, self.config.encoder.log_mel, sample_rate=sample_rate, vad=vad)
+        return self.encoder.encode_voice(log_mel.to(self.device))
+
+    @torch.no_grad()
+    def encode_face(self, face: Picture, align: bool = False) -> Tensor:
+        """Unit embeddings (N,D) of pictures in the canonical frame; `align` brings a photograph there first."""
+        images = _picture(face, align=align).to(self.device)
+        return torch.cat([self.encoder.encode_face(part) for part in images.split(BATCH)])
+
+    def similarity(self, voice_emb: Tensor, face_emb: Tensor) -> Tensor:
+        """Cosines (N,M) of N voices and M faces, in [-1,1]."""
+        return voice_emb @ face_emb.T
+
+    def nearest_prototypes(self, voice_emb: Tensor, k: int | None = None, num_members: int | None = None) -> Nearest:
+        """The k prototypes nearest to a voice (1,D), and their members, nearest first."""
+        settings = self.config.guidance
+        k = settings.k if k is None else k
+        return self.bank.nearest(voice_emb, k, settings.num_members if num_members is None else num_members)
+
+    def initial_latents(self, voice_emb: Tensor, nearest: Nearest, num_faces: int = 1, seed: int = 0) -> Tensor:
+        """Where guidance starts, (num_faces,w_dim): the mean latent of the nearest members, then weighted means.
+
+        Further faces are means of a wider pool under Dirichlet weights, so that they differ in what the voice does not
+        say. The weights are as concentrated as a plain mean of `num_members`: E[1 / sum of squares] is about that.
+        """
+        member_w = self.bank.member_w.to(self.device)
+        starts = [member_w[nearest.members].mean(0)]
+        if num_faces > 1:
+            num_wanted, k = (
+                self.config.guidance.num_members,
+                min(POOL * len(nearest.prototypes), len(self.bank.centroids)),
+            )
+            pool = self.nearest_prototypes(voice_emb, k, POOL * num_wanted).members
+            alpha = (num_wanted - 1) / (len(pool) - num_wanted) if len(pool) > num_wanted > 1 else 1.0
+            for face in range(1, num_faces):
+                weights = np.random.default_rng([seed, face]).dirichlet([alpha] * len(pool))
+                starts.append(torch.from_numpy(weights).to(member_w) @ member_w[pool])
+        return torch.stack(starts)
+
+    def guide(
+        self,
+        voice_emb: Tensor,
+        w_init: Tensor,
+        settings: GuidanceConfig | None = None,
+        seed: int = 0,
+        callback: Callback | None = None,
+    ) -> tuple[LatentResult, Tensor]:
+        """The guided latents, and the way there (steps,N,w_dim)."""
+        path: list[Tensor] = []
+
+        def observe(step: int, image: Tensor, w: Tensor, loss: Tensor) -> None:
+            path.append(w.clone())
+            if callback is not None:
+                callback(step, image, w, loss)
+
+        settings = settings or self.config.guidance
+        result = guide(
+            self.generator, self.encoder, voice_emb, w_init, settings, seed, callback=observe, dtype=self.dtype
+        )
+        return result, torch.stack([*path, result.w])[:-1]
+
+    @torch.no_grad()
+    def synthesize(self, w: Tensor) -> Tensor:
+        """Pictures (N,3,size,size), about [-1,1], of latents (N,w_dim) or (N,num_ws,w_dim); always in float32."""
+        parts = w.to(self.device, torch.float32).split(BATCH)
+        return torch.cat([self.generator.synthesis(part) for part in parts])
+
+    # --------------------------------------------------------------------------------------------- pictures to latents
+
+    def invert(
+        self,
+        images: Picture | Sequence[Picture],
+        space: Literal["w", "w_plus"] = "w",
+        *,
+        align: bool = False,
+        **settings: Any,
+    ) -> LatentResult:
+        """The latents whose pictures come nearest to `images`; further settings are those of `inversion.invert`."""
+        pictures = [images] if isinstance(images, Picture) else images
+        size = self.generator.config.size
+        target = torch.cat([_picture(picture, size, align) for picture in pictures])
+        settings = {"dtype": self.dtype, "batch": BATCH, **settings}
+        return invert(self.generator, target.to(self.device), self.encoder.face_features, space=space, **settings)
+
+    def build_bank(
+        self,
+        faces: Sequence[Picture],  # one picture a member, in the canonical frame
+        identities: Sequence[str],  # who it is; kept as numbers only
+        k: int,
+        seed: int = 0,
+        *,
+        cache: Path | None = None,  # folder for finished latents: a build that was stopped goes on from there
+        progress: Callable[[int], None] | None = None,  # called with the number of pictures done
+        **settings: Any,  # of `inversion.invert`
+    ) -> PrototypeBank:
+        """A bank of k prototypes of these faces, whose latents are found once and for all."""
+        embeddings, latents = [], []
+        for start in range(0, len(faces), BATCH):
+            part = faces[start : start + BATCH]
+            embeddings += [self.encode_face(face) for face in part]
+            latents.append(self._inverted(part, cache, settings))
+            if progress is not None:
+                progress(len(part))
+        return PrototypeBank.build(
+            torch.cat(embeddings), torch.cat(latents), identities, k, seed,
+            encoder_fingerprint=self.model.encoder_fingerprint,
+            generator_fingerprint=self.model.generator_fingerprint,
+        )  # fmt: skip
+
+    def _inverted(self, faces: Sequence[Picture], cache: Path | None, settings: dict[str, Any]) -> Tensor:
+        """Latents of the pictures, from the cache where it has them."""
+        if cache is None:
+            return self.invert(faces, **settings).w
+        images = torch.cat([_picture(face, self.generator.config.size) for face in faces])
+        what = f"{self.model.generator_fingerprint} {self.model.encoder_fingerprint} {sorted(settings.items())}"
+        path = cache / f"{hashlib.sha256(what.encode() + images.numpy().tobytes()).hexdigest()}.safetensors"
+        if not path.is_file():
+            cache.mkdir(parents=True, exist_ok=True)
+            beside = path.with_suffix(".tmp")
+            save_file({"w": self.invert(images, **settings).w.cpu()}, beside)
+            beside.replace(path)
+        return load_file(path)["w"]
+
+    # ----------------------------------------------------------------------------------------------------------- parts
+
+    @property
+    def generator(self) -> Any:
+        """The generator; a ValueError where the model has none."""
+        return self._part("generator", "add generator.safetensors to its folder")
+
+    @property
+    def bank(self) -> PrototypeBank:
+        """The prototypes; a ValueError where the model has none."""
+        return self._part("bank", "build its prototypes with `voicestyle prototypes build`")
+
+    def _part(self, name: str, remedy: str) -> Any:
+        part = getattr(self.model, name)
+        if part is None:
+            raise ValueError(f"{self.model.folder}: this model has no {name}; {remedy}, or use another model")
+        return part
+
+    def prototype_sheet(self, nearest: Nearest) -> PIL.Image.Image:
+        """The nearest prototypes and their members, rendered from latents."""
+        return contact_sheet(self._prototype_rows(nearest))
+
+    def _prototype_rows(self, nearest: Nearest) -> list[tuple[str, list[tuple[Tensor | None, str]]]]:
+        members = nearest.members.tolist()
+        images = self.synthesize(self.bank.member_w[nearest.members])
+        scores = nearest.member_similarities.tolist()
+        rows = []
+        for prototype, similarity in zip(nearest.prototypes.tolist(), nearest.similarities.tolist(), strict=True):
+            tiles: list[tuple[Tensor | None, str]] = [
+                (images[i : i + 1], f"{self.bank.member_keys[member]}  {scores[i]:.2f}")
+                for i, member in enumerate(members)
+                if self.bank.assignments[member] == prototype
+            ]
+            rows.append((f"prototype {prototype}: similarity {similarity:.2f}", tiles))
+        return rows
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """Faces for one voice, and how they came about. N is num_faces; tensors are on the model's device."""
+
+    image: Tensor  # (N,3,size,size), about [-1,1]
+    w: Tensor  # (N,w_dim)
+    similarity: Tensor  # (N,) cosine of the voice and each face
+    prototypes: Nearest
+    history: list[dict[str, Any]] = field(repr=False)  # one a guided step: step, lr, loss and similarity of each face
+    voice_emb: Tensor = field(repr=False)  # (1,D)
+    w_init: Tensor = field(repr=False)  # (N,w_dim) where guidance started
+    path: Tensor = field(repr=False)  # (steps,N,w_dim) the latents on the way
+    seed: int
+    steps: int
+    voicestyle: VoiceStyle = field(repr=False)
+
+    def metadata(self, face: int = 0) -> dict[str, str]:
+        """What a written picture says of itself."""
+        return {
+            "AI-generated": DISCLAIMER,
+            "Software": f"voicestyle {__version__}",
+            "model": self.voicestyle.config.name,
+            "seed": str(self.seed),
+            "face": str(face),
+            "steps": str(self.steps),
+            "similarity": f"{self.similarity[face].item():.4f}",
+            "version": __version__,
+        }
+
+    def save(self, path: str | Path) -> list[Path]:
+        """The PNG files written, each whole or not at all: `path`, or with several faces NAME-1.png, NAME-2.png, ..."""
+        path = Path(path)
+        paths = [path] if len(self.w) == 1 else [path.with_stem(f"{path.stem}-{i + 1}") for i in range(len(self.w))]
+        for face, target in enumerate(paths):
+            save_png(self.image[face : face + 1], target, self.metadata(face))
+        return paths
+
+    def contact_sheet(self, num_steps: int = 6) -> PIL.Image.Image:
+        """The prototypes, then for each face a row: its start, `num_steps` pictures on the way, the result."""
+        vs = self.voicestyle
+        rows = vs._prototype_rows(self.prototypes)
+        marks = np.linspace(0, len(self.path), num_steps + 2).round().astype(int)[1:-1]
+        steps = sorted({int(step) for step in marks if 0 < step < len(self.path)})
+        for face in range(len(self.w)):
+            w = torch.stack([self.w_init[face], *(self.path[step, face] for step in steps), self.w[face]])
+            images = vs.synthesize(w)
+            similarity = vs.similarity(self.voice_emb, vs.encode_face(images))[0].tolist()
+            names = ["start", *(f"step {step}" for step in steps), "result"]
+            tiles = [(images[i : i + 1], f"{name}  {similarity[i]:.2f}") for i, name in enumerate(names)]
+            rows.append((f"face {face + 1}, seed {self.seed}", tiles))
+        return contact_sheet(rows)
+
+
+def _settings(config: GuidanceConfig, k: int | None, steps: int | None, seed: int, num_faces: int) -> GuidanceConfig:
+    """The model's guidance settings with the caller's, checked."""
+    settings = dataclasses.replace(
+        config, k=config.k if k is None else k, steps=config.steps if steps is None else steps
+    )
+    least = {"k": (settings.k, 1), "steps": (settings.steps, 0), "seed": (seed, 0), "num_faces": (num_faces, 1)}
+    for name, (value, minimum) in least.items():
+        if value < minimum:
+            raise ValueError(f"{name}: got {value}, expected at least {minimum}")
+    return settings
+
+
+def _picture(picture: Picture, size: int | None = None, align: bool = False) -> Tensor:
+    """A picture (N,3,H,W) in the canonical frame, resized to `size` where given."""
+    if isinstance(picture, Tensor):
+        return picture
+    pil, name = (picture, "picture") if isinstance(picture, PIL.Image.Image) else (open_image(picture), str(picture))
+    try:
+        if align:
+            return from_pil(align_face(pil, size or FRAME_SIZE))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if pil.width != pil.height:
+        raise ValueError(f"{name}: {pil.width} x {pil.height} px, expected a square aligned face; align it (--align)")
+    return from_pil(pil, size)

@@ -1,0 +1,180 @@
+"""The bank of image prototypes: clusters of face embeddings, whose members' latents are found once and kept."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from voicestyle.clustering import kmeans
+
+FORMAT = "voicestyle prototypes 1"
+REBUILD = "rebuild the bank with `voicestyle prototypes build`"
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest:
+    """The prototypes nearest to a voice and their members, best first. Indices are rows of the bank."""
+
+    prototypes: Tensor  # (k,) int64
+    similarities: Tensor  # (k,) cosine of voice and centroid, falling
+    members: Tensor  # (<= num_members,) int64, one an identity
+    member_similarities: Tensor  # (<= num_members,) cosine of voice and member's face, falling
+
+
+@dataclass(frozen=True, eq=False)
+class PrototypeBank:
+    """K prototypes and their M members, on the CPU in float32."""
+
+    centroids: Tensor  # (K,D) unit norm
+    concentrations: Tensor  # (K,) Li et al., ICLR 2021
+    assignments: Tensor  # (M,) int64 in [0,K): the prototype of each member
+    member_emb: Tensor  # (M,D) unit face embeddings
+    member_w: Tensor  # (M,w_dim) the latents of the members' pictures
+    member_identity: Tensor  # (M,) int64; members of one person share it
+    member_keys: list[str]  # anonymous names, e.g. "m00012"
+    encoder_fingerprint: str  # of the encoder that made the embeddings
+    generator_fingerprint: str  # of the generator whose latents they are
+
+    def __post_init__(self) -> None:
+        num_prototypes, num_members = len(self.centroids), len(self.member_emb)
+        dim = self.centroids.shape[-1]
+        expected = {
+            "centroids": (num_prototypes, dim), "concentrations": (num_prototypes,), "assignments": (num_members,),
+            "member_emb": (num_members, dim), "member_w": (num_members, self.member_w.shape[-1]),
+            "member_identity": (num_members,),
+        }  # fmt: skip
+        for name, shape in expected.items():
+            if (got := tuple(getattr(self, name).shape)) != shape:
+                raise ValueError(f"prototype bank: {name} has shape {got}, expected {shape}")
+            if not torch.isfinite(getattr(self, name)).all():
+                raise ValueError(f"prototype bank: {name} has values that are not finite; {REBUILD}")
+        if len(self.member_keys) != num_members:
+            raise ValueError(f"prototype bank: got {len(self.member_keys)} member keys for {num_members} members")
+        if self.assignments.dtype != torch.int64 or self.member_identity.dtype != torch.int64:
+            raise ValueError("prototype bank: assignments and member_identity must be int64")
+        if num_prototypes == 0 or not bool(((self.assignments >= 0) & (self.assignments < num_prototypes)).all()):
+            raise ValueError(f"prototype bank: assignments reach outside of its {num_prototypes} prototypes")
+
+    @classmethod
+    def build(
+        cls,
+        face_emb: Tensor,  # (M,D) unit norm
+        w: Tensor,  # (M,w_dim)
+        identities: Sequence[str] | Sequence[int],  # (M,) who each member is
+        k: int,
+        seed: int = 0,
+        *,
+        encoder_fingerprint: str,
+        generator_fingerprint: str,
+        num_iters: int = 20,  # Lloyd iterations, as CMPC has them
+    ) -> PrototypeBank:
+        """A bank of k prototypes of these faces, with anonymous keys and identities.
+
+        Raises:
+            ValueError: more prototypes than faces, or values that are not finite.
+        """
+        face_emb = F.normalize(face_emb.detach().float().cpu(), dim=1)
+        clusters = kmeans(face_emb, k, seed, num_iters)
+        people = {person: i for i, person in enumerate(dict.fromkeys(identities))}
+        return cls(
+            centroids=clusters.centroids,
+            concentrations=clusters.concentrations,
+            assignments=clusters.assignments.long(),
+            member_emb=face_emb,
+            member_w=w.detach().float().cpu().contiguous(),
+            member_identity=torch.tensor([people[person] for person in identities]),
+            member_keys=[f"m{i:05d}" for i in range(len(face_emb))],
+            encoder_fingerprint=encoder_fingerprint,
+            generator_fingerprint=generator_fingerprint,
+        )
+
+    def nearest(self, voice_emb: Tensor, k: int = 3, num_members: int = 8) -> Nearest:
+        """The k prototypes nearest to a voice (1,D), and their members nearest to it, one an identity.
+
+        Members are ranked by their own similarity to the voice, not by their place in the data.
+
+        Raises:
+            ValueError: k or num_members out of range, or an embedding of another size.
+        """
+        voice_emb = self._query(voice_emb, k, num_members)
+        similarities, prototypes = (self.centroids @ voice_emb).topk(k)
+        candidates = torch.isin(self.assignments, prototypes).nonzero().flatten()
+        similarity = self.member_emb[candidates] @ voice_emb
+        order = similarity.argsort(descending=True, stable=True)
+        people = self.member_identity[candidates[order]].tolist()
+        first = {person: place for place, person in reversed(list(enumerate(people)))}  # the best of each identity
+        chosen = order[sorted(first.values())[:num_members]]
+        return Nearest(prototypes, similarities, candidates[chosen], similarity[chosen])
+
+    def _query(self, voice_emb: Tensor, k: int, num_members: int) -> Tensor:
+        """The voice as (D,), after a look at the arguments."""
+        if not 1 <= k <= len(self.centroids):
+            raise ValueError(f"k: got {k}, expected 1 to {len(self.centroids)}, the prototypes of the bank")
+        if num_members < 1:
+            raise ValueError(f"num_members: got {num_members}, expected at least 1")
+        dim = self.centroids.shape[1]
+        if tuple(voice_emb.shape) not in ((1, dim), (dim,)):
+            raise ValueError(f"voice embedding: got shape {tuple(voice_emb.shape)}, expected (1, {dim})")
+        return voice_emb.detach().to(self.centroids).flatten()
+
+    def check(self, encoder_fingerprint: str, generator_fingerprint: str | None, where: str = "prototype bank") -> None:
+        """Raise ``ValueError`` unless the bank was built with this encoder and this generator (None: not looked at)."""
+        pairs = {
+            "encoder": (self.encoder_fingerprint, encoder_fingerprint),
+            "generator": (self.generator_fingerprint, generator_fingerprint),
+        }
+        for part, (mine, given) in pairs.items():
+            if given is not None and mine != given:
+                raise ValueError(f"{where}: built with {part} {mine[:12]}, but the model's is {given[:12]}; {REBUILD}")
+
+    def save(self, path: str | Path) -> None:
+        """Write the bank as one safetensors file with a JSON header, beside and then renamed."""
+        path = Path(path)
+        tensors = {f.name: getattr(self, f.name).contiguous() for f in fields(self) if _is_tensor(f.name)}
+        header = {f.name: getattr(self, f.name) for f in fields(self) if not _is_tensor(f.name)}
+        data = to_safetensors(tensors, {"voicestyle": json.dumps({"format": FORMAT, **header})})
+        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            beside.write_bytes(data)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> PrototypeBank:
+        """The bank that `save` wrote, bit for bit.
+
+        Raises:
+            FileNotFoundError: no such file
+            ValueError: truncated, not safetensors, or not a prototype bank
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file; make it with `voicestyle prototypes build`")
+        try:
+            with safe_open(path, "pt") as file:
+                header = json.loads((file.metadata() or {}).get("voicestyle", "{}"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ValueError(f"{path}: truncated or not a safetensors file ({error}); get it again") from None
+        names = {f.name for f in fields(cls) if _is_tensor(f.name)}
+        if not isinstance(header, dict) or header.pop("format", None) != FORMAT or set(tensors) != names:
+            raise ValueError(f"{path}: not a prototype bank of this version (expected {FORMAT!r}); {REBUILD}")
+        try:
+            return cls(**tensors, **header)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _is_tensor(name: str) -> bool:
+    """Whether a field of the bank is a tensor; the others go into the JSON header."""
+    return name not in ("member_keys", "encoder_fingerprint", "generator_fingerprint")

@@ -1,0 +1,105 @@
+"""From a picture to its latent."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from voicestyle.config import GeneratorConfig
+from voicestyle.inversion import ReconstructionObjective, invert
+from voicestyle.latent import w_statistics
+from voicestyle.nn.stylegan2 import Generator
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = Generator(GeneratorConfig.tiny()).eval().requires_grad_(False)
+    w_avg, w_std = w_statistics(made, 500)
+    made.w_avg.copy_(w_avg)
+    made.w_std.copy_(w_std)
+    return made
+
+
+@pytest.fixture(scope="module")
+def images(generator: Generator) -> Tensor:
+    return generator(torch.randn(3, 16, generator=torch.Generator().manual_seed(5)))
+
+
+def features(image: Tensor) -> Tensor:
+    """Stands for a face backbone: the mean color of each quarter."""
+    return torch.nn.functional.adaptive_avg_pool2d(image, 2).flatten(1)
+
+
+def test_the_distance_of_a_picture_to_itself_is_zero(images: Tensor) -> None:
+    objective = ReconstructionObjective(images, features)
+    assert torch.allclose(objective(images, None), torch.zeros(3), atol=1e-6)
+    assert (objective(images.flip(0)[:, :, :, ::1], None)[[0, 2]] > 1e-3).all()
+
+
+def test_pixel_distance_equals_the_formula(images: Tensor) -> None:
+    other = images.roll(1, 0)
+    expected = torch.zeros(3)
+    for factor in (1, 2, 4, 8):
+        for i in range(3):
+            small = [x[i].reshape(3, 32 // factor, factor, 32 // factor, factor).mean((2, 4)) for x in (images, other)]
+            error = (small[1] - small[0]).flatten()
+            expected[i] += (error.abs().mean() + error.square().mean()) / 4
+    assert torch.allclose(ReconstructionObjective(images).pixel_distance(other), expected, atol=1e-5)
+
+
+def test_identity_does_not_fade_with_the_batch(images: Tensor) -> None:
+    other = images.roll(1, 0)
+    together = ReconstructionObjective(images, features)(other, None)
+    alone = [ReconstructionObjective(images[i : i + 1], features)(other[i : i + 1], None) for i in range(3)]
+    assert torch.allclose(torch.cat(alone), together, atol=1e-6)
+
+
+def test_weights_add_the_terms(images: Tensor) -> None:
+    other = images.roll(1, 0)
+    objective = ReconstructionObjective(images, features, pixel_weight=2.0, identity_weight=3.0)
+    expected = 2 * objective.pixel_distance(other) + 3 * objective.identity_distance(other)
+    assert torch.allclose(objective(other, None), expected)
+
+
+def test_invert_finds_pictures_of_the_generator(generator: Generator, images: Tensor) -> None:
+    result = invert(generator, images, features, steps=40)
+    start = ReconstructionObjective(images, features)(generator.synthesis(generator.w_avg.repeat(3, 1)), None)
+    assert result.w.shape == (3, 16) and (result.loss < 0.5 * start).all()
+
+
+def test_the_batch_bounds_memory_and_changes_no_result(generator: Generator, images: Tensor) -> None:
+    whole = invert(generator, images, features, steps=10, lr=0.05)
+    parts = invert(generator, images, features, steps=10, lr=0.05, batch=2)
+    assert torch.allclose(whole.w, parts.w, atol=1e-3)
+    assert [len(entry["loss"]) for entry in parts.history] == [3] * 10
+
+
+def test_w_plus_reconstructs_what_w_cannot(generator: Generator, images: Tensor) -> None:
+    odd = images.flip(2)  # no picture of this generator
+    w = invert(generator, odd, steps=24)
+    w_plus = invert(generator, odd, steps=24, space="w_plus", w_init=w.w)
+    assert w_plus.w.shape == (3, generator.num_ws, 16)
+    assert (w_plus.loss < w.loss).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[:, :, :16], r"got shape \(3, 3, 16, 32\), expected \(N, 3, 32, 32\)"),
+        (lambda x: x[:0], "expected"),
+        (lambda x: x / 0, "not finite"),
+    ],
+)
+def test_unfit_pictures_are_errors(generator: Generator, images: Tensor, change, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        invert(generator, change(images), steps=1)
+
+
+def test_unfit_starts_are_errors(generator: Generator, images: Tensor) -> None:
+    with pytest.raises(ValueError, match="w_init"):
+        invert(generator, images, w_init=torch.zeros(2, 16), steps=1)
+    with pytest.raises(ValueError, match="space"):
+        invert(generator, images, space="z", steps=1)

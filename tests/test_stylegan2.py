@@ -1,0 +1,154 @@
+"""StyleGAN2: parity with the reference implementation, and properties of the networks."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fill import fill, inp
+
+from voicestyle.config import GeneratorConfig
+from voicestyle.convert.stylegan2 import discriminator_keys, from_rosinality, generator_keys
+from voicestyle.nn.stylegan2 import Discriminator, Generator
+
+LAYOUTS = json.loads((Path(__file__).parent / "assets/golden/state_dict_layouts.json").read_text())
+
+
+@cache
+def reference_generator(size: int) -> Generator:
+    generator = Generator(GeneratorConfig(size))
+    state = from_rosinality(fill(LAYOUTS[f"generator_{size}"], stylegan=True), generator_keys(generator.config))
+    state |= {"w_avg": generator.w_avg, "w_std": generator.w_std}
+    generator.load_state_dict(state)
+    return generator.requires_grad_(False)
+
+
+def relative(got: torch.Tensor, want: np.ndarray) -> float:
+    want = torch.from_numpy(np.asarray(want))
+    return ((got - want).abs().max() / want.abs().max()).item()
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_generator_equals_reference(size: int, golden_dir: Path) -> None:
+    golden = np.load(golden_dir / f"stylegan2_generator_{size}.npz")
+    generator = reference_generator(size)
+    step = 4 if size == 256 else 1
+    w = generator.mapping(inp("z", (2, 512)))
+    noise = [inp(f"noise{i}", s) for i, s in enumerate(generator.synthesis.noise_shapes)]
+    images = {
+        "image_w": generator.synthesis(w),
+        "image_w_plus": generator.synthesis(inp("w_plus", (1, generator.num_ws, 512))),
+        "image_noise": generator.synthesis(w[:1], noise=noise),
+    }
+    assert relative(w, golden["w"]) < 1e-4
+    for name, image in images.items():
+        assert relative(image[..., ::step, ::step], golden[name]) < 1e-4, name
+    stats = torch.tensor([[i.mean(), i.std(unbiased=False)] for i in images.values()])
+    assert torch.allclose(stats, torch.from_numpy(golden["stats"]).float(), rtol=1e-3, atol=1e-3)
+
+
+def test_gradients_equal_reference(golden_dir: Path) -> None:
+    golden = np.load(golden_dir / "stylegan2_generator_64_grad.npz")
+    generator = reference_generator(64)
+    w = generator.mapping(inp("z", (2, 512))).requires_grad_()
+    noise = [inp(f"noise{i}", s).requires_grad_() for i, s in enumerate(generator.synthesis.noise_shapes)]
+    image = generator.synthesis(w, noise=noise)
+    grads = torch.autograd.grad((image * inp("cot", tuple(image.shape))).sum(), [w, *noise])
+    assert relative(grads[0], golden["grad_w"]) < 1e-4
+    for i, grad in enumerate(grads[1:]):
+        assert relative(grad, golden[f"grad_noise{i}"]) < 1e-4, f"noise map {i}"
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_discriminator_equals_reference(size: int, golden_dir: Path) -> None:
+    discriminator = Discriminator(GeneratorConfig(size))
+    table = discriminator_keys(GeneratorConfig(size))
+    discriminator.load_state_dict(from_rosinality(fill(LAYOUTS[f"discriminator_{size}"], stylegan=True), table))
+    with torch.no_grad():
+        logits = discriminator(inp("image", (4, 3, size, size), lo=-1))
+    want = np.load(golden_dir / f"stylegan2_discriminator_{size}.npz")["logits"]
+    assert relative(logits, want) < 1e-4
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_key_tables_cover_both_sides(size: int) -> None:
+    """Each foreign tensor with weights has one place of ours, and the other way round."""
+    config = GeneratorConfig(size)
+    for table, layout, module, own in (
+        (generator_keys(config), LAYOUTS[f"generator_{size}"], Generator(config), {"w_avg", "w_std"}),
+        (discriminator_keys(config), LAYOUTS[f"discriminator_{size}"], Discriminator(config), set()),
+    ):
+        assert set(table) == {k for k in layout if not k.endswith(".kernel")}
+        assert set(table.values()) == set(module.state_dict()) - own
+        assert len(set(table.values())) == len(table)
+
+
+def test_official_size_has_the_published_parameters() -> None:
+    generator = Generator(GeneratorConfig(256))
+    assert sum(p.numel() for p in generator.parameters()) == 30_034_338  # Generator(256, 512, 8, channel_multiplier 2)
+    assert generator.num_ws == 14
+    assert len(generator.synthesis.noise_shapes) == 13
+
+
+def test_foreign_layout_is_refused() -> None:
+    state = fill(LAYOUTS["generator_64"], stylegan=True)
+    table = generator_keys(GeneratorConfig(64))
+    with pytest.raises(ValueError, match="unknown keys \\['surprise'\\]"):
+        from_rosinality(state | {"surprise": torch.zeros(1)}, table, "file.pt")
+    del state["input.input"]
+    with pytest.raises(ValueError, match="file.pt: .*missing \\['input.input'\\]"):
+        from_rosinality(state, table, "file.pt")
+
+
+@pytest.fixture
+def tiny() -> Generator:
+    torch.manual_seed(0)
+    generator = Generator(GeneratorConfig.tiny())
+    for conv in generator.synthesis.convs:
+        torch.nn.init.constant_(conv.noise_strength, 0.3)
+    return generator.requires_grad_(False)
+
+
+def test_w_is_w_plus_repeated(tiny: Generator) -> None:
+    w = tiny.mapping(torch.randn(3, 16))
+    assert torch.equal(tiny.synthesis(w), tiny.synthesis(w[:, None].repeat(1, tiny.num_ws, 1)))
+
+
+def test_psi_zero_gives_one_face(tiny: Generator) -> None:
+    images = tiny(torch.randn(4, 16), truncation_psi=0)
+    assert (images - images[:1]).abs().max() < 1e-5
+    assert (tiny(torch.randn(4, 16)).std(0).mean()) > 1e-3
+
+
+def test_noise_modes(tiny: Generator) -> None:
+    w = tiny.mapping(torch.randn(1, 16))
+    draw = lambda seed: tiny.synthesis(w, "random", rng=torch.Generator().manual_seed(seed))  # noqa: E731
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+    assert not torch.equal(tiny.synthesis(w, "none"), tiny.synthesis(w, "const"))
+    with pytest.raises(ValueError, match="noise_mode: got 'loud'"):
+        tiny.synthesis(w, "loud")
+    with pytest.raises(ValueError, match="got 2 maps, expected 7"):
+        tiny.synthesis(w, noise=[torch.zeros(1, 1, 4, 4)] * 2)
+    with pytest.raises(ValueError, match=r"w: got shape \(1, 3, 16\)"):
+        tiny.synthesis(torch.zeros(1, 3, 16))
+
+
+def test_samples_of_a_batch_do_not_touch_each_other(tiny: Generator) -> None:
+    w = tiny.mapping(torch.randn(3, 16))
+    assert torch.allclose(tiny.synthesis(w)[1:2], tiny.synthesis(w[1:2]), atol=1e-5)
+
+
+def test_discriminator_refuses_a_broken_group() -> None:
+    with pytest.raises(ValueError, match="batch of 6, expected a multiple of 4"):
+        Discriminator(GeneratorConfig.tiny())(torch.zeros(6, 3, 32, 32))
+
+
+@pytest.mark.parametrize("size", [31, 48, 2048, 0])
+def test_sizes_are_checked(size: int) -> None:
+    with pytest.raises(ValueError, match="power of two from 32 to 1024"):
+        GeneratorConfig(size)
