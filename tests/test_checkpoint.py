@@ -8,45 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import nn
 
+from tiny import CONFIG, save_tiny, tiny_bank, tiny_encoder, tiny_generator
 from voicestyle.checkpoint import Model, fingerprint, load_model, save_model, stored
-from voicestyle.config import GuidanceConfig, VoiceStyleConfig
+from voicestyle.config import GuidanceConfig
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.nn.stylegan2 import Generator
-from voicestyle.prototypes import PrototypeBank
-
-CONFIG = VoiceStyleConfig.tiny()
 
 
 def networks(seed: int = 0) -> tuple[VoiceFaceEncoder, Generator]:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return VoiceFaceEncoder(CONFIG.encoder).eval(), Generator(CONFIG.generator).eval()
-
-
-def make_bank(encoder: nn.Module, generator: nn.Module) -> PrototypeBank:
-    rng = torch.Generator().manual_seed(0)
-    emb = F.normalize(torch.randn(12, CONFIG.encoder.embed_dim, generator=rng), dim=1)
-    w = torch.randn(12, CONFIG.generator.w_dim, generator=rng)
-    return PrototypeBank.build(
-        emb,
-        w,
-        list(range(12)),
-        3,
-        encoder_fingerprint=fingerprint(encoder),
-        generator_fingerprint=fingerprint(generator),
-    )
+    return tiny_encoder(seed), tiny_generator(seed)
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    encoder, generator = networks()
-    return save_model(
-        tmp_path / "model", CONFIG, encoder, generator, make_bank(encoder, generator), {"sources": {"a": "sha256"}}
-    )
+    return save_tiny(tmp_path / "model")
 
 
 def test_a_model_comes_back_as_it_was_stored(folder: Path) -> None:
@@ -60,7 +37,7 @@ def test_a_model_comes_back_as_it_was_stored(folder: Path) -> None:
         assert not loaded.training
     z = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(model.generator(z), generator(z), atol=0.05)
-    assert model.metadata["sources"] == {"a": "sha256"}
+    assert model.metadata["sources"] == {"upstream.bin": "0" * 64}
     assert sorted(p.name for p in folder.iterdir()) == [
         "README.md", "config.json", "encoder.safetensors", "generator.safetensors", "prototypes.safetensors",
     ]  # fmt: skip
@@ -88,7 +65,12 @@ def test_the_fingerprint_survives_the_round_trip_and_tells_weights_apart(folder:
 def test_saving_what_was_loaded_writes_the_same_bytes(folder: Path, tmp_path) -> None:
     model = load_model(folder)
     again = save_model(
-        tmp_path / "again", model.config, model.encoder, model.generator, model.bank, {"sources": {"a": "sha256"}}
+        tmp_path / "again",
+        model.config,
+        model.encoder,
+        model.generator,
+        model.bank,
+        {"sources": model.metadata["sources"]},
     )
     for path in folder.iterdir():
         assert (again / path.name).read_bytes() == path.read_bytes()
@@ -144,7 +126,7 @@ def test_a_write_that_fails_leaves_the_old_model_and_no_rubbish(folder: Path, mo
 
 
 def test_a_bank_of_other_networks_is_not_saved(tmp_path) -> None:
-    bank = make_bank(*networks(0))
+    bank = tiny_bank(*networks(0))
     with pytest.raises(ValueError, match="prototypes build"):
         save_model(tmp_path / "model", CONFIG, *networks(1), bank)
     assert list(tmp_path.iterdir()) == []

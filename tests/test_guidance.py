@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from voicestyle.config import EncoderConfig, GeneratorConfig, GuidanceConfig
+from tiny import tiny_encoder, tiny_generator
+from voicestyle.config import GuidanceConfig
 from voicestyle.guidance import VoiceObjective, guide, random_view
-from voicestyle.latent import w_statistics
-from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.nn.stylegan2 import Generator
 
 CONFIG = GuidanceConfig(steps=12, lr=0.05, num_views=2)
@@ -20,20 +19,12 @@ CONFIG = GuidanceConfig(steps=12, lr=0.05, num_views=2)
 
 @pytest.fixture(scope="module")
 def generator() -> Generator:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        made = Generator(GeneratorConfig.tiny()).eval().requires_grad_(False)
-    w_avg, w_std = w_statistics(made, 500)
-    made.w_avg.copy_(w_avg)
-    made.w_std.copy_(w_std)
-    return made
+    return tiny_generator()
 
 
 @pytest.fixture(scope="module")
 def encoder() -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        return VoiceFaceEncoder(EncoderConfig.tiny()).eval().requires_grad_(False)
+    return tiny_encoder()
 
 
 class Quarters(nn.Module):

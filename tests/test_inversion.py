@@ -6,21 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from voicestyle.config import GeneratorConfig
+from tiny import tiny_generator
 from voicestyle.inversion import ReconstructionObjective, invert
-from voicestyle.latent import w_statistics
 from voicestyle.nn.stylegan2 import Generator
 
 
 @pytest.fixture(scope="module")
 def generator() -> Generator:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        made = Generator(GeneratorConfig.tiny()).eval().requires_grad_(False)
-    w_avg, w_std = w_statistics(made, 500)
-    made.w_avg.copy_(w_avg)
-    made.w_std.copy_(w_std)
-    return made
+    return tiny_generator()
 
 
 @pytest.fixture(scope="module")

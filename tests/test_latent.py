@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fill import inp
 from torch import Tensor
 
-from voicestyle.config import GeneratorConfig
+from fill import inp
+from tiny import tiny_generator
 from voicestyle.latent import (
     lr_ramp,
     noise_ramp,
@@ -22,13 +22,7 @@ from voicestyle.nn.stylegan2 import Generator
 
 @pytest.fixture(scope="module")
 def generator() -> Generator:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        made = Generator(GeneratorConfig.tiny()).eval().requires_grad_(False)
-    w_avg, w_std = w_statistics(made, 2000)
-    made.w_avg.copy_(w_avg)
-    made.w_std.copy_(w_std)
-    return made
+    return tiny_generator()
 
 
 def rand(*shape: int, seed: int = 1) -> Tensor:
@@ -224,7 +218,7 @@ def test_the_callback_sees_every_step(generator: Generator, target: Tensor) -> N
     seen = []
     optimize_latent(
         generator, start(generator), distance_to(target), num_steps=4, lr=0.1,
-        callback=lambda step, image, w, loss: seen.append((step, tuple(image.shape), tuple(w.shape), tuple(loss.shape))),
+        callback=lambda step, *tensors: seen.append((step, *(tuple(t.shape) for t in tensors))),
     )  # fmt: skip
     assert seen == [(i, (3, 3, 32, 32), (3, 16), (3,)) for i in range(4)]
 

@@ -278,7 +278,7 @@ def _cmpc(waveform: Tensor, config: LogMelConfig) -> Tensor:
     padded = F.pad(waveform[None], (config.n_fft // 2,) * 2, mode="reflect")[0]
     frames = padded.unfold(0, config.n_fft, config.hop_length)
     decibel = 10 * _mel_power(frames, config).clamp(min=1e-10).log10()
-    return decibel.clamp(min=decibel.max().item() - DB_RANGE)
+    return decibel.clamp(min=decibel.max().item() - DB_RANGE).T
 
 
 def _cmpc2(waveform: Tensor, config: LogMelConfig) -> Tensor:
@@ -297,10 +297,10 @@ def _cmpc2(waveform: Tensor, config: LogMelConfig) -> Tensor:
     firsts = torch.cat([samples[: num_whole * hop : hop], last[:, 0]]) - PRE_EMPHASIS * priors
     last = F.pad(last[:, 1:] - PRE_EMPHASIS * last[:, :-1], (1, 0))
     power = [_mel_power(whole, config, firsts[:num_whole]), _mel_power(last, config, firsts[num_whole:])]
-    log = torch.cat(power, dim=1).clamp(min=1e-5).log()
-    std, mean = torch.std_mean(log, dim=1, correction=0, keepdim=True)
-    log = (log - mean) / (std + torch.finfo(torch.float32).eps)
-    return log.repeat(1, -(-config.num_frames // num_frames))[:, : max(num_frames, config.num_frames)]
+    log = torch.cat(power).clamp(min=1e-5).log()
+    log = log - log.mean(dim=0)
+    log = log / (log.square().mean(dim=0).sqrt() + torch.finfo(torch.float32).eps)
+    return log.T.repeat(1, -(-config.num_frames // num_frames))[:, : max(num_frames, config.num_frames)]
 
 
 def _ge2e(waveform: Tensor, config: LogMelConfig) -> Tensor:
@@ -314,21 +314,23 @@ def _ge2e(waveform: Tensor, config: LogMelConfig) -> Tensor:
     num_frames = config.num_frames + (num_partials - 1) * PARTIAL_STEP
     half = config.n_fft // 2
     padded = F.pad(waveform, (half, max(0, num_frames * hop - len(waveform)) + half))
-    return _mel_power(padded.unfold(0, config.n_fft, hop)[:num_frames], config)
+    return _mel_power(padded.unfold(0, config.n_fft, hop)[:num_frames], config).T
 
 
 def _mel_power(frames: Tensor, config: LogMelConfig, firsts: Tensor | None = None) -> Tensor:
-    """Mel-weighted power (n_mels, T) of frames (T, win_length); `firsts` (T,) replaces the first sample of each."""
+    """Mel-weighted power (T, n_mels) of frames (T, win_length); `firsts` (T,) replaces the first sample of each."""
     window, filters = (t.to(frames) for t in _window_and_filters(config))
-    made = []
+    padded = frames.new_zeros(_FRAME_BLOCK, config.n_fft)
+    made = [frames.new_zeros(0, config.n_mels)]
     for i in range(0, len(frames), _FRAME_BLOCK):
-        block = frames[i : i + _FRAME_BLOCK] * window
+        block = frames[i : i + _FRAME_BLOCK]
+        padded = padded[: len(block)]
+        torch.mul(block, window, out=padded[:, : config.win_length])
         if firsts is not None:
-            block[:, 0] = firsts[i : i + _FRAME_BLOCK] * window[0]
-        spectrum = torch.fft.rfft(block, config.n_fft)
-        power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
-        made.append(power @ filters)
-    return torch.cat(made).T if made else frames.new_zeros(config.n_mels, 0)
+            padded[:, 0] = firsts[i : i + _FRAME_BLOCK] * window[0]
+        spectrum = torch.fft.rfft(padded)
+        made.append(spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag) @ filters)
+    return torch.cat(made)
 
 
 @lru_cache(maxsize=8)

@@ -152,7 +152,8 @@ class _Run:
         self, generator: nn.Module, w: Tensor, noise: list[Tensor] | None, rng: torch.Generator, dtype: torch.dtype
     ) -> None:
         self.generator, self.w, self.noise, self.rng = generator, w, noise, rng
-        self.autocast = torch.autocast(w.device.type, dtype, enabled=dtype != torch.float32)
+        mixed = dtype != torch.float32
+        self.autocast = torch.autocast(w.device.type, dtype if mixed else None, enabled=mixed)
 
     def render(self, rate: float = 0.0) -> Tensor:
         """Pictures (N,3,H,W), float32, of the latents with noise of `rate` times w_std."""

@@ -43,10 +43,16 @@ def load(
 
     Raises:
         FileNotFoundError: no such model, or one without its encoder
-        ValueError: a file of the model is damaged, foreign or belongs to another model
+        ValueError: a file of the model is damaged, foreign or belongs to another model; no such device
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return VoiceStyle(load_model(name_or_folder, device), torch.device(device), dtype)
+    has_gpu = torch.cuda.is_available()
+    try:
+        device = torch.device(device or ("cuda" if has_gpu else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r}: {error}") from None
+    if device.type == "cuda" and not has_gpu:
+        raise ValueError(f"device {str(device)!r}: no CUDA device is available here; use 'cpu'")
+    return VoiceStyle(load_model(name_or_folder, device), device, dtype)
 
 
 class VoiceStyle:

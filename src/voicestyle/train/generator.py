@@ -105,8 +105,8 @@ class _Trainer:
         self.step = 0
         self.rng = torch.Generator().manual_seed(recipe["seed"])
         pictures, landmarks = load_pictures(recipe, config.size)
-        self.space = MorphSpace.build(pictures, landmarks)
-        self.codes = self.space.codes(config.z_dim)
+        self.full_space = MorphSpace.build(pictures, landmarks)
+        self.codes = self.full_space.codes(config.z_dim)
         self.judge = _identity_network(recipe) if any(s.identity_weight for s in stages) else None
         self._enter(self.stage)
 
@@ -139,6 +139,7 @@ class _Trainer:
         beta1 = 0.0 if stage.adversarial_weight else 0.9
         self.optimizer = torch.optim.Adam(self.generator.parameters(), stage.lr, (beta1, 0.99), eps=1e-8)
         self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), stage.lr, (0.0, 0.99), eps=1e-8)
+        self.space = self.full_space.resized(max(stage.size, 64))  # a morph below 64 px would be blurred by its warp
         self.entered = stage
 
     def state_dict(self) -> dict[str, Any]:

@@ -125,6 +125,11 @@ class MorphSpace:
     def __len__(self) -> int:
         return len(self.pictures)
 
+    def resized(self, size: int) -> MorphSpace:
+        """The same space with pictures and textures of `size` pixels."""
+        small = [F.interpolate(x.float(), size=size, mode="area").half() for x in (self.pictures, self.textures)]
+        return MorphSpace(*small, self.shapes)
+
     def mix(self, indices: Tensor, weights: Tensor) -> Tensor:
         """Morphs (B,3,S,S) of faces `indices` (B,m) with `weights` (B,m) that sum to one."""
         shape = torch.einsum("bm,bmpc->bpc", weights, self.shapes[indices])
