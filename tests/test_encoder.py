@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fill import fill, inp
 from torch import Tensor, nn
 
+from fill import fill, inp
 from voicestyle.config import EncoderConfig, ImageConfig, LogMelConfig
 from voicestyle.convert.cmpc import from_reference, key_table, read_encoder, read_torch_file, to_reference
 from voicestyle.image import crop_resize
@@ -72,6 +72,8 @@ def test_conversion_is_strict(reference_state: dict[str, Tensor]) -> None:
         from_reference(reference_state | {"voice_fc.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="1 keys of another shape"):
         from_reference(reference_state | {key: torch.zeros(64, 64, 1, 1)})
+    with pytest.raises(ValueError, match="1 keys of another shape"):
+        from_reference(reference_state | {key: "no tensor"})
     with pytest.raises(ValueError, match="1 keys unknown"):
         to_reference(from_reference(reference_state) | {"voice_bridge.0.weight": torch.zeros(1)})
 

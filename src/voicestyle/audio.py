@@ -34,7 +34,7 @@ PARTIAL_STEP = 77  # frames between the starts of two partials: 1.3 partials a s
 PARTIAL_MIN_COVERAGE = 0.75  # a last partial with less sound in it is dropped (resemblyzer embed_utterance)
 
 _DECODE_BLOCK = 1 << 18  # samples a channel
-_FRAME_BLOCK = 64  # frames; a block and its spectrum stay in the processor's cache
+_FRAME_BLOCK = 128  # frames; a block and its spectrum stay in the processor's cache
 _RATE_RANGE_HZ = (2000, 768000)
 _PEAK_LIMIT = 4.0  # lossy codecs overshoot full scale by a little; beyond this the samples are of another scale
 # Demuxers that hold sound. Playlists and the like are left out: they would make FFmpeg open other files or addresses.
@@ -277,29 +277,30 @@ def _cmpc(waveform: Tensor, config: LogMelConfig) -> Tensor:
     """librosa's melspectrogram and power_to_db with their defaults of 2021."""
     padded = F.pad(waveform[None], (config.n_fft // 2,) * 2, mode="reflect")[0]
     frames = padded.unfold(0, config.n_fft, config.hop_length)
-    decibel = 10 * _mel_power(frames, config).clamp(min=1e-10).log10()
+    decibel = _mel_power(frames, config).clamp_(min=1e-10).log10_().mul_(10)
     return decibel.clamp(min=decibel.max().item() - DB_RANGE).T
 
 
 def _cmpc2(waveform: Tensor, config: LogMelConfig) -> Tensor:
     """CMU Sphinx' log spectrum on the int16 scale, as cmpc2's mfcc.py has it, normalized over time in each band."""
-    samples = (waveform * 32768).round()
+    samples = (waveform * 32768).round_()
     win, hop, num_samples = config.win_length, config.hop_length, len(samples)
     num_frames = num_samples // hop + 1
     num_whole = max(0, (num_samples - win) // hop + 1)
     # the last frames repeat what is left of the clip until they are full; with nothing left they are zero
     rests = [samples[i * hop :] for i in range(num_whole, num_frames)]
     last = torch.stack([r.repeat(-(-win // len(r)))[:win] if len(r) else r.new_zeros(win) for r in rests])
-    emphasized = F.pad(samples[1:] - PRE_EMPHASIS * samples[:-1], (1, 0))
+    emphasized = samples.clone()
+    emphasized[1:].sub_(samples[:-1], alpha=PRE_EMPHASIS)
     whole = emphasized.unfold(0, win, hop) if num_whole else emphasized.new_zeros(0, win)
     # the first sample of a frame is emphasized against the last one of the frame before
     priors = torch.cat([samples.new_zeros(1), samples[win - 1 :: hop][:num_whole], last[:-1, -1]])
     firsts = torch.cat([samples[: num_whole * hop : hop], last[:, 0]]) - PRE_EMPHASIS * priors
     last = F.pad(last[:, 1:] - PRE_EMPHASIS * last[:, :-1], (1, 0))
     power = [_mel_power(whole, config, firsts[:num_whole]), _mel_power(last, config, firsts[num_whole:])]
-    log = torch.cat(power).clamp(min=1e-5).log()
-    log = log - log.mean(dim=0)
-    log = log / (log.square().mean(dim=0).sqrt() + torch.finfo(torch.float32).eps)
+    log = torch.cat(power).clamp_(min=1e-5).log_()
+    log -= log.mean(dim=0)
+    log /= log.square().mean(dim=0).sqrt() + torch.finfo(torch.float32).eps
     return log.T.repeat(1, -(-config.num_frames // num_frames))[:, : max(num_frames, config.num_frames)]
 
 

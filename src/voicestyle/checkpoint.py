@@ -31,6 +31,7 @@ from voicestyle.prototypes import PrototypeBank
 EMBEDDED = "voicestyle-small"
 MODELS = Path(__file__).parent / "models"  # what the package ships
 FORMAT_VERSION = 1
+HEADER = ("format_version", "part", "license", "fingerprint")  # of each part, beside the caller's metadata
 CONFIG, ENCODER, GENERATOR, PROTOTYPES, CARD = (
     "config.json", "encoder.safetensors", "generator.safetensors", "prototypes.safetensors", "README.md",
 )  # fmt: skip
@@ -48,6 +49,23 @@ class Model:
     generator_fingerprint: str | None
     metadata: dict[str, Any]  # provenance: what `save_model` was given
     folder: Path
+
+    def summary(self) -> dict[str, Any]:
+        """What the model is and where it comes from, as plain JSON-ready values."""
+        networks = {"encoder": self.encoder, "generator": self.generator}
+        counts = {n: sum(p.numel() for p in m.parameters()) for n, m in networks.items() if m is not None}
+        return {
+            "name": self.config.name,
+            "license": self.config.license,
+            "folder": str(self.folder),
+            "num_parameters": counts,
+            "num_prototypes": 0 if self.bank is None else len(self.bank.centroids),
+            "num_members": 0 if self.bank is None else len(self.bank.member_keys),
+            "encoder_fingerprint": self.encoder_fingerprint,
+            "generator_fingerprint": self.generator_fingerprint,
+            "config": to_dict(self.config),
+            **self.metadata,
+        }
 
 
 def stored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -99,7 +117,7 @@ def save_model(
         ValueError: the folder holds other files, or the bank does not belong to the networks.
     """
     folder = Path(folder)
-    _check_replaceable(folder)
+    check_replaceable(folder)
     fingerprints = {ENCODER: fingerprint(encoder), GENERATOR: fingerprint(generator) if generator is not None else None}
     if bank is not None:
         bank.check(fingerprints[ENCODER], fingerprints[GENERATOR])
@@ -110,8 +128,8 @@ def save_model(
         (beside / CARD).write_text(card or _card(config), encoding="utf-8")
         for name, module in ((ENCODER, encoder), (GENERATOR, generator)):
             if module is not None:
-                header = {"format_version": FORMAT_VERSION, "part": name, "license": config.license,
-                          "fingerprint": fingerprints[name], **(metadata or {})}  # fmt: skip
+                header = {**(metadata or {}), "format_version": FORMAT_VERSION, "part": name,
+                          "license": config.license, "fingerprint": fingerprints[name]}  # fmt: skip
                 save_file(
                     stored(module.state_dict()), beside / name, {"voicestyle": json.dumps(header, sort_keys=True)}
                 )
@@ -124,7 +142,8 @@ def save_model(
     return folder
 
 
-def _check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path) -> None:
+    """Raise ``ValueError`` where `save_model` would have to take a user's own files away."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file, expected a folder to write the model to; choose another name")
     if folder.is_dir():
@@ -173,7 +192,8 @@ def load_model(name_or_folder: str | Path = EMBEDDED, device: str | torch.device
     if (folder / PROTOTYPES).exists():
         bank = PrototypeBank.load(folder / PROTOTYPES)
         bank.check(encoder_fingerprint, generator_fingerprint, str(folder / PROTOTYPES))
-    return Model(config, encoder, generator, bank, encoder_fingerprint, generator_fingerprint, header, folder)
+    metadata = {name: value for name, value in header.items() if name not in HEADER}
+    return Model(config, encoder, generator, bank, encoder_fingerprint, generator_fingerprint, metadata, folder)
 
 
 def _folder(name_or_folder: str | Path) -> Path:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import PIL.Image
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from voicestyle import __version__
@@ -112,6 +110,30 @@ class VoiceStyle:
         images = _picture(face, align=align).to(self.device)
         return torch.cat([self.encoder.encode_face(part) for part in images.split(BATCH)])
 
+    def encode_pairs(
+        self,
+        pairs: Iterable[tuple[str, Path, Path]],  # key, voice, face in the canonical frame
+        refuse: Callable[[str, Exception], None],  # told of a pair that cannot be read; it is left out
+    ) -> tuple[list[str], Tensor, Tensor]:
+        """The keys (N), voice embeddings (N,D) and face embeddings (N,D) of the pairs that can be read.
+
+        Raises:
+            ValueError: none can.
+        """
+        keys, voices, faces = [], [], []
+        for key, voice, face in pairs:
+            try:
+                both = self.encode_voice(voice), self.encode_face(face)
+            except (ValueError, OSError) as error:
+                refuse(key, error)
+                continue
+            keys.append(key)
+            voices.append(both[0])
+            faces.append(both[1])
+        if not keys:
+            raise ValueError("no pair of a voice and a face could be read")
+        return keys, torch.cat(voices), torch.cat(faces)
+
     def similarity(self, voice_emb: Tensor, face_emb: Tensor) -> Tensor:
         """Cosines (N,M) of N voices and M faces, in [-1,1]."""
         return voice_emb @ face_emb.T
@@ -187,45 +209,6 @@ class VoiceStyle:
         settings = {"dtype": self.dtype, "batch": BATCH, **settings}
         return invert(self.generator, target.to(self.device), self.encoder.face_features, space=space, **settings)
 
-    def build_bank(
-        self,
-        faces: Sequence[Picture],  # one picture a member, in the canonical frame
-        identities: Sequence[str],  # who it is; kept as numbers only
-        k: int,
-        seed: int = 0,
-        *,
-        cache: Path | None = None,  # folder for finished latents: a build that was stopped goes on from there
-        progress: Callable[[int], None] | None = None,  # called with the number of pictures done
-        **settings: Any,  # of `inversion.invert`
-    ) -> PrototypeBank:
-        """A bank of k prototypes of these faces, whose latents are found once and for all."""
-        embeddings, latents = [], []
-        for start in range(0, len(faces), BATCH):
-            part = faces[start : start + BATCH]
-            embeddings += [self.encode_face(face) for face in part]
-            latents.append(self._inverted(part, cache, settings))
-            if progress is not None:
-                progress(len(part))
-        return PrototypeBank.build(
-            torch.cat(embeddings), torch.cat(latents), identities, k, seed,
-            encoder_fingerprint=self.model.encoder_fingerprint,
-            generator_fingerprint=self.model.generator_fingerprint,
-        )  # fmt: skip
-
-    def _inverted(self, faces: Sequence[Picture], cache: Path | None, settings: dict[str, Any]) -> Tensor:
-        """Latents of the pictures, from the cache where it has them."""
-        if cache is None:
-            return self.invert(faces, **settings).w
-        images = torch.cat([_picture(face, self.generator.config.size) for face in faces])
-        what = f"{self.model.generator_fingerprint} {self.model.encoder_fingerprint} {sorted(settings.items())}"
-        path = cache / f"{hashlib.sha256(what.encode() + images.numpy().tobytes()).hexdigest()}.safetensors"
-        if not path.is_file():
-            cache.mkdir(parents=True, exist_ok=True)
-            beside = path.with_suffix(".tmp")
-            save_file({"w": self.invert(images, **settings).w.cpu()}, beside)
-            beside.replace(path)
-        return load_file(path)["w"]
-
     # ----------------------------------------------------------------------------------------------------------- parts
 
     @property
@@ -243,6 +226,27 @@ class VoiceStyle:
         if part is None:
             raise ValueError(f"{self.model.folder}: this model has no {name}; {remedy}, or use another model")
         return part
+
+    def metadata(self) -> dict[str, str]:
+        """What every picture of this model says of itself."""
+        software = f"voicestyle {__version__}"
+        return {"AI-generated": DISCLAIMER, "Software": software, "model": self.config.name, "version": __version__}
+
+    def describe(self, nearest: Nearest) -> dict[str, Any]:
+        """The nearest prototypes and their members as plain JSON-ready values."""
+        prototypes = zip(nearest.prototypes.tolist(), nearest.similarities.tolist(), strict=True)
+        members = zip(nearest.members.tolist(), nearest.member_similarities.tolist(), strict=True)
+        return {
+            "prototypes": [{"prototype": i, "similarity": similarity} for i, similarity in prototypes],
+            "members": [
+                {
+                    "member": self.bank.member_keys[i],
+                    "prototype": int(self.bank.assignments[i]),
+                    "similarity": similarity,
+                }
+                for i, similarity in members
+            ],
+        }
 
     def prototype_sheet(self, nearest: Nearest) -> PIL.Image.Image:
         """The nearest prototypes and their members, rendered from latents."""
@@ -282,13 +286,21 @@ class Generation:
     def metadata(self, face: int = 0) -> dict[str, str]:
         """What a written picture says of itself."""
         return {
-            "AI-generated": DISCLAIMER,
-            "Software": f"voicestyle {__version__}",
-            "model": self.voicestyle.config.name,
+            **self.voicestyle.metadata(),
             "seed": str(self.seed),
             "face": str(face),
             "steps": str(self.steps),
             "similarity": f"{self.similarity[face].item():.4f}",
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers of this generation as plain JSON-ready values."""
+        return {
+            "similarity": self.similarity.tolist(),
+            **self.voicestyle.describe(self.prototypes),
+            "model": self.voicestyle.config.name,
+            "seed": self.seed,
+            "steps": self.steps,
             "version": __version__,
         }
 

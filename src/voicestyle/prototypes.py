@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -135,6 +136,17 @@ class PrototypeBank:
         for part, (mine, given) in pairs.items():
             if given is not None and mine != given:
                 raise ValueError(f"{where}: built with {part} {mine[:12]}, but the model's is {given[:12]}; {REBUILD}")
+
+    def summary(self) -> dict[str, Any]:
+        """The bank in numbers, as plain JSON-ready values."""
+        return {
+            "num_prototypes": len(self.centroids),
+            "num_members": len(self.member_keys),
+            "num_identities": len(self.member_identity.unique()),
+            "members_per_prototype": self.assignments.bincount(minlength=len(self.centroids)).tolist(),
+            "encoder_fingerprint": self.encoder_fingerprint,
+            "generator_fingerprint": self.generator_fingerprint,
+        }
 
     def save(self, path: str | Path) -> None:
         """Write the bank as one safetensors file with a JSON header, beside and then renamed."""

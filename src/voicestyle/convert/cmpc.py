@@ -107,11 +107,12 @@ def _rename(state: Mapping[str, Tensor], table: Mapping[str, str], expected: Map
     _require("missing", table.keys() - state.keys())
     _require("unknown", state.keys() - table.keys())
     renamed = {table[key]: value for key, value in state.items()}
-    _require("of another shape", (key for key, value in renamed.items() if value.shape != expected[key].shape))
-    return renamed
+    shapes = {key: getattr(value, "shape", None) for key, value in renamed.items()}
+    _require("of another shape", (key for key, shape in shapes.items() if shape != expected[key].shape))
+    return {key: value.to(expected[key].dtype) for key, value in renamed.items()}
 
 
 def _require(what: str, keys: Iterable[str]) -> None:
-    names = sorted(keys)
+    names = sorted(map(str, keys))
     if names:
         raise ValueError(f"CMPC encoder: {len(names)} keys {what}, e.g. {names[:3]}; expected two ResNet-34 towers")

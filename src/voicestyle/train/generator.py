@@ -106,7 +106,7 @@ class _Trainer:
         self.rng = torch.Generator().manual_seed(recipe["seed"])
         pictures, landmarks = load_pictures(recipe, config.size)
         self.full_space = MorphSpace.build(pictures, landmarks)
-        self.codes = self.full_space.codes(config.z_dim)
+        self.codes, self.deviations = self.full_space.codes(config.z_dim)
         self.judge = _identity_network(recipe) if any(s.identity_weight for s in stages) else None
         self._enter(self.stage)
 
@@ -131,6 +131,9 @@ class _Trainer:
             torch.manual_seed(self.recipe["seed"])  # fresh layers take their weights from the global generator
             old = getattr(self, "generator", None)
             self.generator = Generator(config) if old is None else grow(old, config)
+            if old is None:
+                # components start with the weight that they have in the pictures, or a long time goes into finding it
+                self.generator.mapping.layers[0].weight.data *= self.deviations
             self.average = copy.deepcopy(self.generator) if old is None else grow(self.average, config)
             self.discriminator = Discriminator(config)
         for network in (self.generator, self.average, self.discriminator):

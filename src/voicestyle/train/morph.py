@@ -137,8 +137,11 @@ class MorphSpace:
         mean = self.shapes.mean(0, keepdim=True)
         return _warp(texture, spline_grid(shape, mean, texture.shape[-1]))
 
-    def codes(self, num_components: int) -> Tensor:
-        """Whitened principal components (N, num_components) of shape and texture together."""
+    def codes(self, num_components: int) -> tuple[Tensor, Tensor]:
+        """Whitened principal components (N, num_components) of shape and texture together, and their deviations.
+
+        The deviations (num_components,) are relative: their mean square is one.
+        """
         texture = F.avg_pool2d(self.textures.float(), 2).flatten(1)
         texture, shape = texture - texture.mean(0), (self.shapes - self.shapes.mean(0)).flatten(1)
         # both parts weigh the same in the components
@@ -146,7 +149,8 @@ class MorphSpace:
         values, vectors = torch.linalg.eigh(data @ data.T)
         if num_components > len(data) - 1:
             raise ValueError(f"codes: {num_components} components asked of {len(data)} pictures; need more pictures")
-        return vectors[:, -num_components:].flip(1) * math.sqrt(len(data))
+        deviations = values[-num_components:].flip(0).sqrt()
+        return vectors[:, -num_components:].flip(1) * math.sqrt(len(data)), deviations / deviations.square().mean().sqrt()
 
 
 def _warp(picture: Tensor, grid: Tensor) -> Tensor:
