@@ -104,6 +104,19 @@ def test_views_are_computed_once(toy, monkeypatch):
     assert torch.equal(made.voice, again.voice) and torch.equal(made.face, again.face)
 
 
+def test_items_that_a_front_end_refuses_are_left_out(toy, tmp_path):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(32000), 16000)
+    first, *rest = Manifest.read(toy / "toy.csv").items
+    manifest = Manifest(
+        (Item("mute", "train", "mute", voice=tmp_path / "silence.wav", frontal=first.frontal), first, *rest)
+    )
+    with pytest.warns(UserWarning, match=r"1 of 13 items left out of training, e.g. .*silence.wav: silence"):
+        views = train.load_views(recipe(toy), manifest, progress=False)
+    assert views.identities.tolist() == [*range(6), *range(6)] and len(views.voice) == 12
+    with pytest.raises(ValueError, match="all 1 items are refused"):
+        train.load_views(recipe(toy), Manifest(manifest.items[:1]), progress=False)
+
+
 def test_identities_are_left_out_whole(toy):
     score = train.cross_validate(recipe(toy, "schedule.steps=1"), num_folds=2, progress=False)
     assert 0 <= score <= 1
@@ -126,7 +139,7 @@ def test_canonical_start_is_the_textbook_analysis():
     face = shared @ inp("fm", (2, 16)) + 0.5 * inp("fn", (400, 16))
     pair = bridges()
     train.canonical_start(*pair, voice, face[:, None], ridge=0.0, power=0.0)
-    ours = [bridge(x).numpy() for bridge, x in zip(pair, (voice, face), strict=True)]
+    ours = [bridge(x).detach().numpy() for bridge, x in zip(pair, (voice, face), strict=True)]
     normed = [bridge[0](x).detach().numpy()[:, :15] for bridge, x in zip(pair, (voice, face), strict=True)]  # rank 15
     theirs = CCA(n_components=2, tol=1e-9, max_iter=5000).fit_transform(*normed)
     for k in range(2):

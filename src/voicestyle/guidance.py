@@ -29,7 +29,7 @@ def random_view(image: Tensor, rng: torch.Generator) -> Tensor:
     affine = torch.stack(
         [torch.stack([scale * flip, zero, 2 * SHIFT * u[2]]), torch.stack([zero, scale, 2 * SHIFT * u[3]])]
     )
-    grid = F.affine_grid(affine.expand(len(image), 2, 3), list(image.shape), align_corners=False).to(image)
+    grid = F.affine_grid(affine.to(image).expand(len(image), 2, 3), list(image.shape), align_corners=False)
     view = F.grid_sample(image, grid, padding_mode="border", align_corners=False)
     grain = torch.randn(image.shape[-2:], generator=rng).to(image)
     return (1 + CONTRAST * float(u[4])) * view + BRIGHTNESS * float(u[5]) + PIXEL_NOISE * grain

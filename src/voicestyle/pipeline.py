@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -109,30 +109,6 @@ class VoiceStyle:
         """Unit embeddings (N,D) of pictures in the canonical frame; `align` brings a photograph there first."""
         images = _picture(face, align=align).to(self.device)
         return torch.cat([self.encoder.encode_face(part) for part in images.split(BATCH)])
-
-    def encode_pairs(
-        self,
-        pairs: Iterable[tuple[str, Path, Path]],  # key, voice, face in the canonical frame
-        refuse: Callable[[str, Exception], None],  # told of a pair that cannot be read; it is left out
-    ) -> tuple[list[str], Tensor, Tensor]:
-        """The keys (N), voice embeddings (N,D) and face embeddings (N,D) of the pairs that can be read.
-
-        Raises:
-            ValueError: none can.
-        """
-        keys, voices, faces = [], [], []
-        for key, voice, face in pairs:
-            try:
-                both = self.encode_voice(voice), self.encode_face(face)
-            except (ValueError, OSError) as error:
-                refuse(key, error)
-                continue
-            keys.append(key)
-            voices.append(both[0])
-            faces.append(both[1])
-        if not keys:
-            raise ValueError("no pair of a voice and a face could be read")
-        return keys, torch.cat(voices), torch.cat(faces)
 
     def similarity(self, voice_emb: Tensor, face_emb: Tensor) -> Tensor:
         """Cosines (N,M) of N voices and M faces, in [-1,1]."""

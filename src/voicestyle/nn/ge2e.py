@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ class GE2E(nn.Module):
         partials = mel[:, 0].unfold(2, PARTIAL_FRAMES, PARTIAL_STEP)  # (N, n_mels, P, 160)
         num_clips, _, num_partials, _ = partials.shape
         partials = partials.permute(0, 2, 3, 1).flatten(0, 1)  # (N * P, 160, n_mels)
-        _, (hidden, _) = self.lstm(partials)
-        embedded = F.normalize(F.relu(self.linear(hidden[-1])), dim=1)
+        # an hour has thousands of partials: bounded memory
+        last = torch.cat([self.lstm(some)[1][0][-1] for some in partials.split(256)])
+        embedded = F.normalize(F.relu(self.linear(last)), dim=1)
         return F.normalize(embedded.unflatten(0, (num_clips, num_partials)).mean(dim=1), dim=1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from voicestyle.train.run import Run
 
 LOG_MELS = {"cmpc": LogMelConfig.cmpc, "cmpc2": LogMelConfig.cmpc2, "ge2e": LogMelConfig.ge2e}
 READERS = {"ge2e": from_resemblyzer, "dlib_resnet": read_state}  # of the published weights of frozen backbones
+ALIGNED_SIZE = 256  # pixels of a picture in the wild once aligned; front ends take a part of it
 
 
 @dataclass(frozen=True)
@@ -242,15 +244,31 @@ def load_views(recipe: dict[str, Any], manifest: Manifest, progress: bool = True
     manifest.check_files()
     cache = Path(recipe["cache"]) / f"views-{_fingerprint(settings, encoder, items)}.safetensors"
     if not cache.is_file():
-        made = [_item_views(item, encoder, settings) for item in tqdm(items, disable=not progress, desc="views")]
+        made = _all_views(items, encoder, settings, progress)
         cache.parent.mkdir(parents=True, exist_ok=True)
         beside = cache.with_suffix(".tmp")
-        save_file({"voice": torch.stack([v for v, _ in made]), "face": torch.stack([f for _, f in made])}, beside)
+        save_file(made, beside)
         os.replace(beside, cache)
     views = load_file(cache)
     number: dict[str, int] = {}
-    identities = torch.tensor([number.setdefault(item.identity, len(number)) for item in items])
-    return Views(views["voice"], views["face"], identities)
+    identities = [number.setdefault(items[row].identity, len(number)) for row in views["rows"].tolist()]
+    return Views(views["voice"], views["face"], torch.tensor(identities))
+
+
+def _all_views(items: list[Item], encoder: VoiceFaceEncoder, settings: _Settings, progress: bool) -> dict[str, Tensor]:
+    """Views of the items that have any, and their rows; items that a front end refuses are left out, with a warning."""
+    made, refused = {}, []
+    for row, item in enumerate(tqdm(items, disable=not progress, desc="views")):
+        try:
+            made[row] = _item_views(item, encoder, settings)
+        except ValueError as error:  # no second of speech, no face
+            refused.append(str(error))
+    if not made:
+        raise ValueError(f"all {len(items)} items are refused, e.g. {refused[0]}")
+    if refused:
+        warnings.warn(f"{len(refused)} of {len(items)} items left out of training, e.g. {refused[0]}", stacklevel=2)
+    voices, faces = zip(*made.values(), strict=True)
+    return {"voice": torch.stack(voices), "face": torch.stack(faces), "rows": torch.tensor([*made])}
 
 
 def _fingerprint(settings: _Settings, encoder: VoiceFaceEncoder, items: list[Item]) -> str:
@@ -282,15 +300,13 @@ def _item_views(item: Item, encoder: VoiceFaceEncoder, settings: _Settings) -> t
 def _pictures(item: Item, views: ViewConfig) -> list[Tensor]:
     """The frontal picture first; with `views.wild` two pictures, either of which may stand in for the other."""
     frontal = [load_image(item.frontal)] if item.frontal else []
-    if frontal and not (views.wild and item.face):
-        return frontal * (2 if views.wild else 1)
+    if not (item.face and (views.wild or not frontal)):
+        return frontal * (1 + views.wild)
     try:
-        wild = [from_pil(align_face(open_image(item.face), size=frontal[0].shape[3] if frontal else 256))]
+        wild = [from_pil(align_face(open_image(item.face), ALIGNED_SIZE))]
     except ValueError as error:
         if not frontal:
-            raise ValueError(
-                f"{item.face}: {error}; leave item {item.key!r} out or give it a frontal picture"
-            ) from None
+            raise ValueError(f"{item.face}: {error}") from None
         wild = frontal
     return [(frontal or wild)[0], wild[0]] if views.wild else wild
 

@@ -1,0 +1,339 @@
+"""Are generated faces like the speakers? Sex, age, style and variety, beside baselines and chance."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from voicestyle.config import to_dict
+from voicestyle.data.manifest import Item, Manifest
+from voicestyle.evaluate.judge import Judgment
+from voicestyle.evaluate.matching import matching
+from voicestyle.evaluate.report import Report
+from voicestyle.image import align_face, from_pil, open_image
+from voicestyle.metrics import bootstrap_interval
+
+if TYPE_CHECKING:
+    from voicestyle.pipeline import VoiceStyle
+
+GUIDED, START, RANDOM, REAL = "guided", "mean prototype", "random", "real pictures"
+BATCH = 32  # pictures that are rendered, embedded and judged together
+FRAME_SIZE = 224  # pixels of an aligned photograph
+RANKS = (1, 5, 10)  # K of R@K
+
+
+@dataclass(frozen=True)
+class GenerationReport:
+    """Scores of generated faces, of what guidance started from, of random faces, and of the real pictures."""
+
+    model: str
+    split: str
+    num_voices: int
+    num_faces: int  # a voice
+    settings: dict[str, Any]  # of `generate`: k, steps, seed
+    rows: dict[str, list[Report]]  # whose faces -> scores
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready values."""
+        return dataclasses.asdict(self)
+
+    def to_markdown(self) -> str:
+        """A title and a table, one score a line."""
+        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        lines = [
+            f"{self.model}, split {self.split}: {self.num_voices} voices, {self.num_faces} faces each; {settings}", "",
+            "| faces | task | within | metric | score | 95 % interval | chance | trials | identities |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]  # fmt: skip
+        for faces, reports in self.rows.items():
+            for r in reports:
+                interval = f"{r.interval[0]:.3f} to {r.interval[1]:.3f}"
+                cells = (faces, r.task, r.stratum, r.metric, f"{r.score:.3f}", interval, f"{r.chance:.3f}")
+                lines.append(f"| {' | '.join(cells)} | {r.num_trials} | {r.num_identities} |")
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """F faces for each of V voices, as embeddings and judgments."""
+
+    emb: Tensor  # (V,F,D) float64
+    male: NDArray[np.float64] | None = None  # (V,F) probability; None: there was no judge
+    age: NDArray[np.float64] | None = None  # (V,F) years
+
+
+def evaluate_generation(
+    vs: VoiceStyle,
+    manifest: Manifest,
+    split: str = "val",
+    num_voices: int | None = None,  # drawn with the seed; default: all
+    seed: int = 0,  # of the draw, the faces, the trials and the bootstrap
+    judge: Callable[[Tensor], Judgment] | None = None,  # default: no row of sex and age
+    *,
+    num_faces: int = 4,  # a voice; 2 or more tell whether they differ
+    k: int | None = None,  # this and `steps`: the model's own where None
+    steps: int | None = None,
+    cache: str | Path | None = None,  # folder of latents: an evaluation that was stopped goes on from there
+    face_features: Callable[[Tensor], Tensor] | None = None,  # (N,3,H,W) -> (N,D); default: the encoder's backbone
+    progress: Callable[[int], object] | None = None,  # called with the number of voices done
+) -> GenerationReport:
+    """Scores of the faces that a model makes for the voices of a split; see `scores`.
+
+    Items need a voice and a picture: the frontal one, or else the face, which is aligned. The default `face_features`
+    are those of the network that guides, below its bridge; the judge has no part in the generation.
+
+    Raises:
+        ValueError: no such items in the split, or a clip that cannot be used
+    """
+    items = _draw(manifest.split(split), num_voices, seed)
+    settings = {"k": k, "steps": steps, "seed": seed, "num_faces": num_faces}
+    latents = []
+    for item in items:
+        latents.append(_latents(vs, item, settings, None if cache is None else Path(cache)))
+        if progress is not None:
+            progress(1)
+    w = {name: torch.stack([found[name] for found in latents]) for name in (GUIDED, START)}
+    w[RANDOM] = _random_latents(vs, w[GUIDED].shape[:2], seed)
+
+    look = partial(_look, face_features=face_features or vs.encoder.face_features, judge=judge, device=vs.device)
+    real = look((_picture(item) for item in items), 1)
+    people, genders = [item.identity for item in items], [item.gender for item in items]
+    rows = {}
+    for name, latent in w.items():
+        faces = look(map(vs.synthesize, latent.flatten(0, 1).split(BATCH)), num_faces)
+        rows[name] = scores(faces, real, people, genders, seed)
+    rows[REAL] = sex_agreement(real, people, genders, seed)  # what the judge itself gets wrong
+    guidance = vs.config.guidance
+    settings = {"k": k or guidance.k, "steps": guidance.steps if steps is None else steps, "seed": seed}
+    return GenerationReport(vs.config.name, split, len(items), num_faces, settings, rows)
+
+
+def scores(faces: Faces, real: Faces, identities: Sequence[str], genders: Sequence[str], seed: int = 0) -> list[Report]:
+    """All scores of generated faces beside the real pictures of the same V voices.
+
+    Sex, age and the variety of one voice's faces count every face; the others count the first of each voice.
+    """
+    reports = [*sex_agreement(faces, identities, genders, seed), *age_error(faces, real, identities, seed)]
+    for stratum, labels in _strata(identities, genders).items():
+        reports.append(style_matching(faces, real, identities, labels, stratum, seed))
+    reports += recall(faces, real, identities, seed)
+    for stratum, labels in _strata(identities, genders).items():
+        reports.append(spread(faces, real, identities, labels, stratum, seed))
+    return reports + spread_of_a_voice(faces, real, identities, seed)
+
+
+def sex_agreement(faces: Faces, identities: Sequence[str], genders: Sequence[str], seed: int = 0) -> list[Report]:
+    """How often the judge gives a face the speaker's sex: of all faces, and as the mean of women and men.
+
+    Chance is what the more frequent sex scores, and one half. Without a judge or genders there is no report.
+    """
+    known = np.flatnonzero(np.isin(genders, ("f", "m")))
+    if faces.male is None or not len(known):
+        return []
+    is_male = np.repeat(np.asarray(genders)[known] == "m", faces.male.shape[1])
+    people = np.repeat(np.asarray(identities)[known], faces.male.shape[1])
+    table = np.stack([(faces.male[known].ravel() > 0.5) == is_male, is_male], axis=1).astype(float)
+    majority = max(is_male.mean(), 1 - is_male.mean())
+    made = [_report("sex agreement", "any", "accuracy", table, people, seed, lambda t: t[:, 0].mean(), majority)]
+    if 0 < is_male.mean() < 1:
+        made.append(_report("sex agreement", "any", "balanced accuracy", table, people, seed, _balanced, 0.5))
+    return made
+
+
+def age_error(faces: Faces, real: Faces, identities: Sequence[str], seed: int = 0) -> list[Report]:
+    """Years between the ages that the judge gives the face and the real picture; chance is the best constant."""
+    if faces.age is None or real.age is None:
+        return []
+    error = np.abs(faces.age - real.age)
+    people = np.repeat(np.asarray(identities), error.shape[1])
+    chance = np.abs(real.age - np.median(real.age)).mean()
+    return [_report("age", "any", "mean error (years)", error.ravel(), people, seed, np.mean, chance)]
+
+
+def style_matching(
+    faces: Faces, real: Faces, identities: Sequence[str], labels: Sequence[str], stratum: str = "any", seed: int = 0
+) -> Report:
+    """How often the generated face is nearer (by cosine) to the speaker's picture than to an impostor's.
+
+    Impostors share the speaker's label, as in `matching`; voices without a label are left out.
+    """
+    report = matching(faces.emb[:, 0], real.emb[:, 0], identities, seed, strata=labels, stratum=stratum)
+    return dataclasses.replace(report, task="style matching 1:2")
+
+
+def recall(faces: Faces, real: Faces, identities: Sequence[str], seed: int = 0) -> list[Report]:
+    """R@K: how often the speaker is among the K people whose mean picture is nearest to the generated face."""
+    people, row = np.unique(np.asarray(identities), return_inverse=True)
+    pictures = _unit(real)[:, 0]
+    gallery = np.stack([pictures[row == i].mean(0) for i in range(len(people))])
+    score = _unit(faces)[:, 0] @ (gallery / np.linalg.norm(gallery, axis=1, keepdims=True)).T
+    own = score[np.arange(len(row)), row][:, None]
+    above, tied = (score > own).sum(1), (score == own).sum(1)
+    made = []
+    for rank in (r for r in RANKS if r < len(people)):
+        hit = np.clip((rank - above) / tied, 0, 1)  # a place shared with others is a part of a hit
+        task = f"retrieval among {len(people)} people"
+        made.append(_report(task, "any", f"R@{rank}", hit, np.asarray(identities), seed, np.mean, rank / len(people)))
+    return made
+
+
+def spread(
+    faces: Faces, real: Faces, identities: Sequence[str], labels: Sequence[str], stratum: str = "any", seed: int = 0
+) -> Report:
+    """How much faces for different speakers of one label differ, as a part of how much their real pictures do.
+
+    The ratio of mean pairwise cosine distances: 0 where all faces are one, 1 where they vary as the people do.
+    """
+    kept = np.array([bool(label) for label in labels])
+    people = np.asarray(identities)[kept]
+    groups = [np.unique(values, return_inverse=True)[1] for values in (people, np.asarray(labels)[kept])]
+    table = np.concatenate([np.stack(groups, axis=1), _unit(faces)[kept, 0], _unit(real)[kept, 0]], axis=1)
+
+    def ratio(t: NDArray[np.float64]) -> float:
+        generated, pictures = np.split(t[:, 2:], 2, axis=1)
+        distance = _mean_distance(pictures, t[:, 0], t[:, 1])
+        return _mean_distance(generated, t[:, 0], t[:, 1]) / distance if distance else 0.0
+
+    return _report("spread over voices", stratum, "part of the real spread", table, people, seed, ratio, 0.0)
+
+
+def spread_of_a_voice(faces: Faces, real: Faces, identities: Sequence[str], seed: int = 0) -> list[Report]:
+    """How much the faces for one voice differ, as a part of how much the real pictures of different people do."""
+    emb, num_faces = _unit(faces), faces.emb.shape[1]
+    if num_faces < 2:
+        return []
+    people = np.asarray(identities)
+    distance = 1 - (np.square(emb.sum(1)).sum(1) - num_faces) / (num_faces * (num_faces - 1))
+    part = distance / _mean_distance(_unit(real)[:, 0], np.unique(people, return_inverse=True)[1], np.zeros(len(emb)))
+    return [_report("spread over faces of a voice", "any", "part of the real spread", part, people, seed, np.mean, 0.0)]
+
+
+@torch.no_grad()
+def _look(
+    images: Iterable[Tensor],  # (N,3,H,W) each, voice by voice
+    num_faces: int,
+    face_features: Callable[[Tensor], Tensor],
+    judge: Callable[[Tensor], Judgment] | None,
+    device: torch.device,
+) -> Faces:
+    """Pictures as the face network and the judge see them."""
+    features, judged = [], []
+    for image in images:
+        features.append(face_features(image.to(device)).double().cpu())
+        if judge is not None:
+            judged.append(judge(image))
+    emb = torch.cat(features).unflatten(0, (-1, num_faces))
+    if judge is None:
+        return Faces(emb)
+    male, age = (np.concatenate([getattr(j, name) for j in judged]).reshape(-1, num_faces) for name in ("male", "age"))
+    return Faces(emb, male, age)
+
+
+def _draw(manifest: Manifest, num_voices: int | None, seed: int) -> list[Item]:
+    """The items with a voice and a picture, or `num_voices` of them, in the manifest's order."""
+    items = [item for item in manifest if item.voice and (item.frontal or item.face)]
+    if len({item.identity for item in items}) < 2 or (num_voices or 2) < 2:
+        raise ValueError(
+            f"{manifest.name}: {len(items)} items with a voice and a picture, {num_voices or 'all'} of them wanted; "
+            "expected two or more, of different people"
+        )
+    if num_voices is None or num_voices >= len(items):
+        return items
+    drawn = np.random.default_rng(seed).choice(len(items), num_voices, replace=False)
+    return [items[i] for i in sorted(drawn)]
+
+
+def _picture(item: Item) -> Tensor:
+    """The real picture (1,3,H,W) of an item in the canonical frame."""
+    if item.frontal is not None:
+        return from_pil(open_image(item.frontal))
+    try:
+        return from_pil(align_face(open_image(item.face), FRAME_SIZE))
+    except ValueError as error:
+        raise ValueError(f"{item.face}: {error}") from None
+
+
+def _latents(vs: VoiceStyle, item: Item, settings: dict[str, Any], cache: Path | None) -> dict[str, Tensor]:
+    """The guided latents (F,w_dim) of an item's voice and those that they started from, from the cache if there."""
+    path = None if cache is None else cache / f"{_digest(vs, item, settings)}.safetensors"
+    if path is not None and path.is_file():
+        return load_file(path)
+    made = vs.generate(item.voice, **settings)
+    found = {GUIDED: made.w.cpu().contiguous(), START: made.w_init.cpu().contiguous()}
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}.tmp")
+        save_file(found, beside)
+        os.replace(beside, path)
+    return found
+
+
+def _digest(vs: VoiceStyle, item: Item, settings: dict[str, Any]) -> str:
+    """The name of all that an item's latents depend on."""
+    model = [vs.model.encoder_fingerprint, vs.model.generator_fingerprint, to_dict(vs.config.guidance), str(vs.dtype)]
+    digest = hashlib.sha256(json.dumps([*model, settings], sort_keys=True).encode())
+    for part in (vs.bank.centroids, vs.bank.assignments, vs.bank.member_w):
+        digest.update(part.cpu().contiguous().numpy().tobytes())
+    digest.update(item.voice.read_bytes())
+    return digest.hexdigest()
+
+
+def _random_latents(vs: VoiceStyle, shape: Sequence[int], seed: int) -> Tensor:
+    """Latents (V,F,w_dim) of random faces."""
+    rng = torch.Generator().manual_seed(seed)
+    z = torch.randn(*shape, vs.generator.config.z_dim, generator=rng).flatten(0, 1).to(vs.device)
+    with torch.no_grad():
+        return vs.generator.mapping(z).unflatten(0, tuple(shape)).cpu()
+
+
+def _strata(identities: Sequence[str], genders: Sequence[str]) -> dict[str, list[str]]:
+    """Labels by which impostors are drawn; same gender only where a gender has two people or more."""
+    people = {gender: {i for i, g in zip(identities, genders, strict=True) if g == gender} for gender in set(genders)}
+    same = [gender if gender and len(people[gender]) > 1 else "" for gender in genders]
+    strata = {"any": ["all"] * len(same)}
+    return {**strata, "same gender": same} if any(same) else strata
+
+
+def _unit(faces: Faces) -> NDArray[np.float64]:
+    return torch.nn.functional.normalize(faces.emb, dim=2).numpy()
+
+
+def _mean_distance(emb: NDArray[np.float64], people: NDArray[np.float64], labels: NDArray[np.float64]) -> float:
+    """Mean cosine distance of unit embeddings (N,D) over pairs of one label and different people; 0 without a pair."""
+    pairs = (labels[:, None] == labels) & (people[:, None] != people)
+    return float(1 - (emb @ emb.T)[pairs].mean()) if pairs.any() else 0.0
+
+
+def _balanced(table: NDArray[np.float64]) -> float:
+    """The mean over the labels of the second column of the mean of the first."""
+    return float(np.mean([table[table[:, 1] == label, 0].mean() for label in np.unique(table[:, 1])]))
+
+
+def _report(
+    task: str,
+    stratum: str,
+    metric: str,
+    table: NDArray[np.float64],  # (T, ...) one row a trial
+    people: NDArray,  # (T,)
+    seed: int,
+    statistic: Callable[[NDArray[np.float64]], float],
+    chance: float,
+) -> Report:
+    return Report(
+        task=task, stratum=stratum, metric=metric, score=float(statistic(table)), chance=float(chance),
+        interval=bootstrap_interval(table, people, seed, statistic=statistic),
+        num_trials=len(table), num_identities=len(set(people)), seed=seed,
+    )  # fmt: skip

@@ -1,0 +1,123 @@
+"""The floors of the house: imports go down, and importing does nothing."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "voicestyle"
+
+FLOORS = [
+    ["config"],
+    ["audio", "image", "nn.ops"],
+    ["nn"],
+    ["latent", "losses", "clustering", "metrics"],
+    ["inversion", "guidance", "prototypes", "checkpoint", "data"],
+    ["pipeline", "train", "evaluate", "convert"],
+    ["cli", "results", "__main__"],
+]
+SIBLINGS = {  # who may import on its own floor, and from whom
+    "nn": {"nn"}, "data": {"data"}, "convert": {"convert"}, "checkpoint": {"prototypes"},
+    "train": {"train", "convert"}, "evaluate": {"evaluate", "pipeline"}, "cli": {"results"}, "__main__": {"cli"},
+}  # fmt: skip
+
+
+def place(module: str) -> tuple[int, str]:
+    """Floor and name on it of a module, e.g. "nn.resnet": the longest name that fits."""
+    fits = [
+        (name, floor) for floor, names in enumerate(FLOORS) for name in names if f"{module}.".startswith(f"{name}.")
+    ]
+    assert fits, f"{module}: on no floor; add it to FLOORS"
+    name, floor = max(fits, key=lambda fit: len(fit[0]))
+    return floor, name
+
+
+def imports_of(path: Path) -> set[str]:
+    """Our own modules that a file imports, anywhere in it, without the package's name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {
+                n if (SOURCE.parent / n.replace(".", "/")).with_suffix(".py").exists() else node.module for n in names
+            }
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: relative import"
+    return {name.removeprefix("voicestyle.") for name in found if name.startswith("voicestyle.")}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(SOURCE).as_posix())
+def test_imports_go_down(path: Path) -> None:
+    floor, name = place(path.relative_to(SOURCE).with_suffix("").as_posix().replace("/", "."))
+    for imported in imports_of(path):
+        its_floor, its_name = place(imported)
+        below = its_floor < floor
+        assert below or its_name in SIBLINGS.get(name, set()), f"{path.name} imports {imported}, which is not below it"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(SOURCE).as_posix())
+def test_the_library_leaves_the_process_alone(path: Path) -> None:
+    """No printing, exiting, thread counts, or devices taken for granted."""
+    doors = {"cli.py", "results.py", "__main__.py"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func).split(".")[-1]
+            assert called not in {"set_num_threads", "set_num_interop_threads", "cuda", "print"}, ast.unparse(node)
+            assert called != "exit" or path.name in doors, ast.unparse(node)
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints."""
+    env = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, env=env)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+def test_config_and_the_door_load_no_torch() -> None:
+    code = "import sys, voicestyle.config, voicestyle.cli; print({'torch', 'numpy'} & set(sys.modules))"
+    assert python(code) == "set()"
+
+
+def test_help_loads_no_torch() -> None:
+    code = """
+import sys, voicestyle.cli
+for command in ([], ["generate"], ["prototypes", "build"], ["train"], ["models", "info"]):
+    try:
+        voicestyle.cli.main([*command, "--help"])
+    except SystemExit as end:
+        assert end.code == 0
+print("torch" in sys.modules)
+"""
+    assert python(code).splitlines()[-1] == "False"
+
+
+def test_loading_the_pipeline_changes_nothing_and_needs_no_extras() -> None:
+    code = """
+import sys, numpy, torch
+before = torch.get_rng_state(), torch.get_num_threads(), numpy.random.get_state()[1].copy(), torch.is_grad_enabled()
+modules = set(sys.modules)
+import voicestyle
+voicestyle.VoiceStyle
+assert torch.equal(before[0], torch.get_rng_state()) and before[1] == torch.get_num_threads()
+assert (before[2] == numpy.random.get_state()[1]).all() and before[3] == torch.is_grad_enabled()
+new = {name.split(".")[0] for name in set(sys.modules) - modules}
+extras = {"faiss", "sklearn", "scipy", "matplotlib", "dlib", "onnxruntime", "flask", "fastapi", "http", "tqdm", "av"}
+print(sorted(new & extras), any(name.startswith("voicestyle.train") for name in sys.modules))
+"""
+    assert python(code) == "[] False"
+
+
+def test_every_public_name_exists() -> None:
+    code = "import voicestyle; print(all(getattr(voicestyle, n) is not None for n in voicestyle.__all__))"
+    assert python(code) == "True"
