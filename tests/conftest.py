@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+
+from voicestyle.train.morph import MIRRORED
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 ASSETS = Path(__file__).resolve().parent / "assets"
@@ -22,3 +25,23 @@ def shared_dir() -> Path:
 def golden_dir() -> Path:
     """Numbers computed with the reference implementations."""
     return ASSETS / "golden"
+
+
+@pytest.fixture(scope="session")
+def face_set() -> tuple[torch.Tensor, torch.Tensor]:
+    """Twelve drawn "faces" of 64 px (discs of several sizes and colors on white) and 68 landmarks of each."""
+    rng = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    angles = torch.linspace(0, 2 * torch.pi, 69)[:68]
+    # each landmark sits where iBUG's mirror order expects its partner: left and right change places
+    order = torch.tensor(MIRRORED)
+    circle = torch.stack([angles.sin(), -angles.cos()], -1)
+    circle = torch.where((order == torch.arange(68))[:, None], circle * torch.tensor([0.0, 1.0]), circle)
+    circle[order] = torch.where((order > torch.arange(68))[:, None], circle * torch.tensor([-1.0, 1.0]), circle[order])
+    pictures, landmarks = [], []
+    for _ in range(12):
+        radius, color = 0.35 + 0.3 * torch.rand(1, generator=rng), torch.rand(3, 1, 1, generator=rng) * 1.2 - 1
+        inside = torch.sigmoid((radius - (x.square() + y.square()).sqrt()) * 40)
+        pictures.append(1 + inside * (color - 1))
+        landmarks.append(circle * radius)
+    return torch.stack(pictures), torch.stack(landmarks)

@@ -69,7 +69,7 @@ def test_voice_input_is_the_whole_front_end(shared_dir, golden_dir):
 
 @pytest.mark.parametrize(("config", "tolerance"), [(CMPC, 5e-4), (CMPC2, 5e-4), (GE2E, 1e-6)])
 def test_float32_is_near_float64(config, tolerance):
-    """Measured on a synthetic voice: 1e-4 dB or less, 1e-4 standard deviations or less, 1e-8 of power."""
+    """Measured: 8e-5 dB, 1.7e-4 standard deviations, 3e-9 of power."""
     waveform = torch.from_numpy(VOICE)
     difference = log_mel(waveform, config).double() - log_mel(waveform, config, torch.float64)
     assert difference.abs().max() < tolerance

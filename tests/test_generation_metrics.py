@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ from voicestyle.evaluate.generation import (
     spread_of_a_voice,
 )
 from voicestyle.evaluate.judge import AGE_FILE, GENDER_FILE, Judge, Judgment
-from voicestyle.image import load_image
+from voicestyle.image import align_box, from_pil, load_image
 from voicestyle.metrics import bootstrap_interval
 
 SIZE = 4  # pixels
@@ -197,8 +198,15 @@ def test_photographs_are_aligned_and_named_in_errors(manifest: Manifest, monkeyp
     frontal = Manifest(tuple(Item(i.key, i.split, i.identity, voice=i.voice, frontal=i.frontal) for i in manifest))
     assert evaluate_generation(Pipeline("random"), photos) == evaluate_generation(Pipeline("random"), frontal)
     assert seen == [224] * len(photos)
-    monkeypatch.undo()
-    with pytest.raises((ValueError, ImportError), match=r"00_0.png.*no face found|dlib"):
+    item = dataclasses.replace(photos.items[0], face_box=(1.0, 1.0, 3.0, 3.0))
+    aligned = align_box(Image.open(item.face), item.face_box, 224)
+    assert torch.equal(generation._picture(item), from_pil(aligned)) and len(seen) == len(photos)
+
+    def no_face(pil: Image.Image, size: int) -> Image.Image:
+        raise ValueError("no face found")
+
+    monkeypatch.setattr(generation, "align_face", no_face)
+    with pytest.raises(ValueError, match=r"00_0.png: no face found"):
         evaluate_generation(Pipeline("random"), photos)
 
 

@@ -12,7 +12,7 @@ from voicestyle.data.manifest import Item, Manifest, import_pairs
 
 def items(folder: Path) -> tuple[Item, ...]:
     return (
-        Item("a", "train", "Ann", "v1", folder / "a.wav", folder / "a.jpg", None, "f", "UK"),
+        Item("a", "train", "Ann", "v1", folder / "a.wav", folder / "a.jpg", (1.5, 2.0, 30.0, 40.0), None, "f", "UK"),
         Item("b", "val", "Bo, B.", voice=folder / "sub" / "b.wav", frontal=folder / "b.png"),
     )
 
@@ -67,6 +67,8 @@ def test_no_items_are_refused():
         ("key,split\n", r"missing columns \['identity'\]"),
         ("key,split,identity,voice\na,train,Ann\n", "line 2 has another number of cells"),
         ("key,split,identity,voice\na,train,Ann,x.wav,y\n", "line 2 has another number of cells"),
+        ("key,split,identity,face,face_box\na,train,Ann,x.jpg,1 2 3\n", "line 2: face_box '1 2 3', expected 'left top"),
+        ("key,split,identity,face,face_box\na,train,Ann,x.jpg,1 2 3 x\n", "line 2: face_box"),
         ("", "missing columns"),
     ],
 )
@@ -88,4 +90,5 @@ def test_pairs_are_imported(shared_dir):
     manifest = import_pairs(shared_dir / "data" / "pairs")
     manifest.check_files()
     assert (len(manifest.split("train")), len(manifest.split("val"))) == (968, 159)
+    assert sum(bool(item.face_box) for item in manifest) == 1033
     assert {item.gender for item in manifest.split("val")} == {"f", "m"}

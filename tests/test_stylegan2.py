@@ -58,9 +58,13 @@ def test_gradients_equal_reference(golden_dir: Path) -> None:
     noise = [inp(f"noise{i}", s).requires_grad_() for i, s in enumerate(generator.synthesis.noise_shapes)]
     image = generator.synthesis(w, noise=noise)
     grads = torch.autograd.grad((image * inp("cot", tuple(image.shape))).sum(), [w, *noise])
-    assert relative(grads[0], golden["grad_w"]) < 1e-4
+    # Rounding moves features across the kink of the leaky ReLU. The golden gradients, float32 too, lie 3.5e-4 (w) and
+    # up to 1.1e-2 (noise maps) from those in float64; ours 2.2e-4 and up to 3.6e-3 from the golden ones.
+    assert relative(grads[0], golden["grad_w"]) < 1e-3
     for i, grad in enumerate(grads[1:]):
-        assert relative(grad, golden[f"grad_noise{i}"]) < 1e-4, f"noise map {i}"
+        want = torch.from_numpy(golden[f"grad_noise{i}"])
+        assert relative(grad, want) < 1e-2, f"noise map {i}"
+        assert torch.cosine_similarity(grad.flatten(), want.flatten(), dim=0) > 0.9999, f"noise map {i}"
 
 
 @pytest.mark.parametrize("size", [64, 256])

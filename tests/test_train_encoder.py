@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from voicestyle.config import EncoderConfig
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.train import encoder as train
+from voicestyle.train import views as view_module
 from voicestyle.train.run import Run, dump_recipe, load_recipe, rng_state, set_rng_state
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -47,6 +49,12 @@ def toy(tmp_path_factory) -> Path:
 def recipe(toy: Path, *overrides: str) -> dict:
     places = [f"manifest={toy / 'toy.csv'}", f"cache={toy / 'cache'}"]
     return load_recipe(RECIPES / "toy_encoder.toml", [*places, *overrides])
+
+
+def load_views(toy: Path, manifest: Manifest, **changes) -> view_module.Views:
+    config = view_module.ViewConfig(**{"num_windows": 1, "windows_per_view": 1, "wild": False, **changes})
+    encoder = VoiceFaceEncoder(EncoderConfig.tiny())
+    return view_module.load_views(manifest, encoder, config, toy / "cache", frozen=False, progress=False)
 
 
 def weights(encoder: torch.nn.Module) -> torch.Tensor:
@@ -95,12 +103,12 @@ def test_a_seed_says_it_all_and_touches_no_other_generator(toy, tmp_path):
 
 def test_views_are_computed_once(toy, monkeypatch):
     manifest = Manifest.read(toy / "toy.csv")
-    made = train.load_views(recipe(toy), manifest, progress=False)
+    made = load_views(toy, manifest)
     assert made.voice.shape == (12, 1, 1, 64, 800) and made.face.shape == (12, 2, 3, 32, 32)
     torch.testing.assert_close(made.face[:, 1], made.face[:, 0].flip(3))
     assert made.identities.tolist() == [*range(6), *range(6)]
-    monkeypatch.setattr(train, "_item_views", None)
-    again = train.load_views(recipe(toy), manifest, progress=False)
+    monkeypatch.setattr(view_module, "_item_views", None)
+    again = load_views(toy, manifest)
     assert torch.equal(made.voice, again.voice) and torch.equal(made.face, again.face)
 
 
@@ -111,10 +119,24 @@ def test_items_that_a_front_end_refuses_are_left_out(toy, tmp_path):
         (Item("mute", "train", "mute", voice=tmp_path / "silence.wav", frontal=first.frontal), first, *rest)
     )
     with pytest.warns(UserWarning, match=r"1 of 13 items left out of training, e.g. .*silence.wav: silence"):
-        views = train.load_views(recipe(toy), manifest, progress=False)
+        views = load_views(toy, manifest)
     assert views.identities.tolist() == [*range(6), *range(6)] and len(views.voice) == 12
     with pytest.raises(ValueError, match="all 1 items are refused"):
-        train.load_views(recipe(toy), Manifest(manifest.items[:1]), progress=False)
+        load_views(toy, Manifest(manifest.items[:1]))
+
+
+def test_a_face_in_the_wild_is_aligned_by_its_box(toy, tmp_path):
+    item = Manifest.read(toy / "toy.csv").items[0]
+    picture = Image.new("RGB", (100, 100), "red")
+    picture.paste("blue", (50, 50, 90, 90))
+    picture.save(tmp_path / "wild.png")
+    boxed = replace(item, face=tmp_path / "wild.png", face_box=(55, 60, 75, 80))
+    items = boxed, replace(boxed, key="alone", frontal=None), replace(item, key="no box", face=boxed.face)
+    views = load_views(toy, Manifest(items), wild=True)
+    blue, frontal = torch.tensor([-1.0, -1.0, 1.0]), views.face[0, 0].float()
+    for face in (views.face[0, 2], views.face[1, 0], views.face[1, 2]):
+        torch.testing.assert_close(face[:, 16, 16].float(), blue, rtol=0, atol=0.02)
+    torch.testing.assert_close(views.face[2, [0, 2]].float(), torch.stack([frontal, frontal]))
 
 
 def test_identities_are_left_out_whole(toy):

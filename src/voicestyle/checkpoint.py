@@ -135,7 +135,9 @@ def save_model(
                 )
         if bank is not None:
             bank.save(beside / PROTOTYPES)
-        beside.chmod(0o755)  # mkdtemp makes it private
+        beside.chmod(0o755)  # mkdtemp makes it private, and safetensors its files
+        for path in beside.iterdir():
+            path.chmod(0o644)
         _swap(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -203,9 +203,12 @@ def prototypes() -> None:
 @click.option("--k", type=click.IntRange(min=1), default=100, help="Prototypes.")
 @click.option("--split", default="train", help="Of the manifests.")
 @click.option("--steps", type=click.IntRange(min=0), default=300, help="Steps of each projection.")
+@click.option("--lr", type=float, default=0.1, help="Learning rate of the projections.")
+@click.option("--start", type=click.Choice(["w_avg", "linear"]), default="w_avg",
+              help="Start at the mean latent, or at a one-shot estimate, which needs a tenth of the steps.")
 @option_seed
 @option_model
-def build(manifests: tuple[Path, ...], out: Path, k: int, split: str, steps: int, seed: int, **options: Any) -> None:
+def build(manifests: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Example: voicestyle prototypes build pairs.csv -o my-model --k 100
 
     Cluster the frontal pictures of manifests, and project each once. A build that is stopped goes on where it was.
@@ -215,7 +218,7 @@ def build(manifests: tuple[Path, ...], out: Path, k: int, split: str, steps: int
     results.check_writable(out.parent)
     vs = _load(options)
     with results.progress(None, "projected") as advance:
-        build_prototypes(vs.model, manifests, out, k=k, split=split, seed=seed, steps=steps, progress=advance)
+        build_prototypes(vs.model, manifests, out, progress=advance, **options)
     click.echo(out)
 
 
@@ -374,6 +377,22 @@ def list_models(as_json: bool) -> None:
 
     for name in embedded_models():
         results.show({"model": name}, as_json, lambda r: [(r["model"],)])
+
+
+@models.command(short_help="Join a trained encoder and generator.")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@option_out("The model folder.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe.")
+def assemble(recipe: Path, out: Path, overrides: tuple[str, ...]) -> None:
+    """Example: voicestyle models assemble recipes/embedded_model.toml -o my-model
+
+    A model folder out of a trained encoder and generator, still without prototypes (see `prototypes build`).
+    """
+    from voicestyle.train.assemble import assemble_model
+    from voicestyle.train.run import load_recipe
+
+    results.check_writable(out.parent)
+    click.echo(assemble_model(load_recipe(recipe, overrides), out))
 
 
 @models.command(short_help="Describe a model and its sources.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -21,11 +22,13 @@ class Item:
     video: str = ""  # which recording; empty: the key
     voice: Path | None = None  # audio file
     face: Path | None = None  # a frame of that clip, in the wild
+    face_box: tuple[float, ...] = ()  # pixels: left, top, right, bottom of the face in that frame; () where not found
     frontal: Path | None = None  # a picture of the same person in the canonical frame
     gender: str = ""  # "f" or "m", by which same-gender trials are made
     nationality: str = ""
 
 
+EDGES = ("left", "top", "right", "bottom")
 PATHS = ("voice", "face", "frontal")
 COLUMNS = tuple(f.name for f in fields(Item))
 
@@ -134,17 +137,35 @@ def _item(row: dict, path: Path, number: int) -> Item:
     if None in row or None in row.values():
         raise ValueError(f"{path}: line {number} has another number of cells than the header; quote cells with commas")
     values = {name: (path.parent / cell if cell else None) if name in PATHS else cell for name, cell in row.items()}
+    if "face_box" in values:
+        values["face_box"] = _box(row["face_box"].split(), f"{path}: line {number}")
     return Item(**values)
 
 
-def _cell(value: str | Path | None, folder: Path) -> str:
-    return Path(os.path.relpath(value, folder)).as_posix() if isinstance(value, Path) else value or ""
+def _box(cells: list[str], where: str) -> tuple[float, ...]:
+    """Four numbers, or none."""
+    try:
+        box = tuple(float(cell) for cell in cells)
+    except ValueError:
+        box = (math.nan,)
+    if box and (len(box) != 4 or not all(map(math.isfinite, box))):
+        raise ValueError(
+            f"{where}: face_box {' '.join(cells)!r}, expected 'left top right bottom' in pixels, or nothing"
+        )
+    return box
+
+
+def _cell(value: str | Path | tuple[float, ...] | None, folder: Path) -> str:
+    if isinstance(value, Path):
+        return Path(os.path.relpath(value, folder)).as_posix()
+    return " ".join(f"{edge:g}" for edge in value) if isinstance(value, tuple) else value or ""
 
 
 def import_pairs(folder: str | Path) -> Manifest:
     """The manifest of a folder with ``pairs.csv``, ``voice/KEY.ogg``, ``face/KEY.jpg`` and ``frontal/KEY.jpg``.
 
-    Of ``pairs.csv`` the columns key, split, identity, video, gender, nationality and frontal (True or False) are used.
+    Of ``pairs.csv`` these columns are used: key, split, identity, video, gender, nationality, frontal (True or False),
+    and face_left, face_top, face_right, face_bottom (pixels of the face, or nothing).
     """
     folder = Path(folder)
     table = folder / "pairs.csv"
@@ -157,6 +178,7 @@ def import_pairs(folder: str | Path) -> Manifest:
             row["key"], row["split"], row["identity"], row["video"],
             voice=folder / "voice" / f"{row['key']}.ogg",
             face=folder / "face" / f"{row['key']}.jpg",
+            face_box=_box(" ".join(row[f"face_{edge}"] for edge in EDGES).split(), f"{table}: {row['key']}"),
             frontal=folder / "frontal" / f"{row['key']}.jpg" if row["frontal"] == "True" else None,
             gender=row["gender"],
             nationality=row["nationality"],

@@ -23,7 +23,7 @@ from voicestyle.data.manifest import Item, Manifest
 from voicestyle.evaluate.judge import Judgment
 from voicestyle.evaluate.matching import matching
 from voicestyle.evaluate.report import Report
-from voicestyle.image import align_face, from_pil, open_image
+from voicestyle.image import align_box, align_face, from_pil, open_image
 from voicestyle.metrics import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -92,8 +92,9 @@ def evaluate_generation(
 ) -> GenerationReport:
     """Scores of the faces that a model makes for the voices of a split; see `scores`.
 
-    Items need a voice and a picture: the frontal one, or else the face, which is aligned. The default `face_features`
-    are those of the network that guides, below its bridge; the judge has no part in the generation.
+    Items need a voice and a picture: the frontal one, or else the face, which is aligned (with dlib where it has no
+    box). The default `face_features` are those of the network that guides, below its bridge; the judge has no part in
+    the generation.
 
     Raises:
         ValueError: no such items in the split, or a clip that cannot be used
@@ -260,8 +261,9 @@ def _picture(item: Item) -> Tensor:
     """The real picture (1,3,H,W) of an item in the canonical frame."""
     if item.frontal is not None:
         return from_pil(open_image(item.frontal))
+    pil = open_image(item.face)
     try:
-        return from_pil(align_face(open_image(item.face), FRAME_SIZE))
+        return from_pil(align_box(pil, item.face_box, FRAME_SIZE) if item.face_box else align_face(pil, FRAME_SIZE))
     except ValueError as error:
         raise ValueError(f"{item.face}: {error}") from None
 

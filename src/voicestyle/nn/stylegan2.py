@@ -69,7 +69,7 @@ class ModulatedConv2d(nn.Module):
     def demodulation(self, style: Tensor) -> Tensor:
         """One over the norm of the scaled weights, one a sample and output channel: (N,C') (StyleGAN2, equation 3)."""
         weight = self.weight * self.scale
-        return torch.rsqrt(style.float().square() @ weight.square().sum((2, 3)).t() + 1e-8)
+        return torch.rsqrt(style.to(weight.dtype).square() @ weight.square().sum((2, 3)).t() + 1e-8)
 
 
 class StyledConv(nn.Module):
@@ -104,7 +104,7 @@ class ToRGB(nn.Module):
         self.register_buffer("kernel", blur_kernel(), persistent=False)
 
     def forward(self, x: Tensor, w: Tensor, image: Tensor | None) -> Tensor:
-        rgb = self.conv(x, self.conv.affine(w)).float() + self.bias[:, None, None]  # pictures are summed in float32
+        rgb = self.conv(x, self.conv.affine(w)) + self.bias[:, None, None]  # of float32 under autocast too
         return rgb if image is None else rgb + upsample2(image, self.kernel)
 
 

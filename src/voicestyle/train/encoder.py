@@ -1,16 +1,11 @@
 """Train the two towers of CMPC on a manifest: small bridges over frozen backbones, or ResNets from scratch.
 
-What a network sees of an item (windows of its voice, its pictures and their mirror images) is computed once, goes
-through the backbones where those are frozen, and is kept in memory and in a cache file. Every random choice is a
-function of the seed and the step, so that a resumed run continues as if it had never stopped.
+Every random choice is a function of the seed and the step, so that a resumed run continues as if it had never stopped.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,36 +14,24 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from voicestyle.audio import voice_input
-from voicestyle.checkpoint import fingerprint, save_model
+from voicestyle.checkpoint import save_model
 from voicestyle.clustering import Clusters, kmeans
-from voicestyle.config import EncoderConfig, LogMelConfig, VoiceStyleConfig, from_dict, to_dict
+from voicestyle.config import EncoderConfig, LogMelConfig, VoiceStyleConfig, from_dict
 from voicestyle.convert.dlib import read_state
 from voicestyle.convert.ge2e import from_resemblyzer
-from voicestyle.data.manifest import Item, Manifest
-from voicestyle.image import align_face, crop_resize, from_pil, load_image, open_image
+from voicestyle.data.manifest import Manifest
 from voicestyle.losses import cmpc_loss
 from voicestyle.metrics import roc_auc
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.train.run import Run
+from voicestyle.train.views import ViewConfig, Views, average_windows, load_views
 
 LOG_MELS = {"cmpc": LogMelConfig.cmpc, "cmpc2": LogMelConfig.cmpc2, "ge2e": LogMelConfig.ge2e}
 READERS = {"ge2e": from_resemblyzer, "dlib_resnet": read_state}  # of the published weights of frozen backbones
-ALIGNED_SIZE = 256  # pixels of a picture in the wild once aligned; front ends take a part of it
-
-
-@dataclass(frozen=True)
-class ViewConfig:
-    """What the networks see of an item, the section ``[views]`` of a recipe."""
-
-    num_windows: int  # evenly spaced windows of `log_mel.num_frames`, each voice
-    windows_per_view: int  # features of so many random windows are averaged to one view (frozen backbones only)
-    wild: bool  # also the picture in the wild, aligned (needs dlib), beside the frontal one
 
 
 @dataclass(frozen=True)
@@ -95,19 +78,6 @@ class _Settings:
     schedule: ScheduleConfig
 
 
-@dataclass(frozen=True)
-class Views:
-    """All views of N items: network inputs, or features where backbones are frozen; float16."""
-
-    voice: Tensor  # (N, num_windows, ...)
-    face: Tensor  # (N, num_pictures, ...)
-    identities: Tensor  # (N,) int64
-
-    def take(self, rows: Tensor) -> Views:
-        """The views of some items."""
-        return Views(self.voice[rows], self.face[rows], self.identities[rows])
-
-
 def train_encoder(
     recipe: dict[str, Any], out: str | Path, resume: bool = False, progress: bool = True
 ) -> VoiceFaceEncoder:
@@ -121,7 +91,8 @@ def train_encoder(
     settings = _settings(recipe)
     manifest = Manifest.read(recipe["manifest"]).split("train")
     run = Run.start(out, recipe, resume)
-    trainer = _Trainer(settings, _start_encoder(settings, recipe), load_views(recipe, manifest, progress))
+    encoder = _start_encoder(settings, recipe)
+    trainer = _Trainer(settings, encoder, _views(settings, encoder, manifest, recipe, progress))
     if (state := run.load_state()) is not None:
         trainer.load_state_dict(state)
     steps = settings.schedule.steps
@@ -145,7 +116,8 @@ def cross_validate(recipe: dict[str, Any], num_folds: int = 5, progress: bool = 
     Identities are dealt to folds with the recipe's seed; each left-out voice is scored against every left-out face.
     """
     settings = _settings(recipe)
-    views = load_views(recipe, Manifest.read(recipe["manifest"]).split("train"), progress)
+    manifest = Manifest.read(recipe["manifest"]).split("train")
+    views = _views(settings, _start_encoder(settings, recipe), manifest, recipe, progress)
     rng = torch.Generator().manual_seed(settings.seed)
     fold_of = torch.randperm(int(views.identities.max()) + 1, generator=rng) % num_folds
     scores = []
@@ -161,16 +133,11 @@ def cross_validate(recipe: dict[str, Any], num_folds: int = 5, progress: bool = 
 @torch.no_grad()
 def _auc(encoder: VoiceFaceEncoder, settings: _Settings, views: Views) -> float:
     towers = _towers(encoder, settings.frozen)
-    voice = F.normalize(towers[0](_average(views.voice.float(), settings.frozen)), dim=1)
+    voice = F.normalize(towers[0](average_windows(views.voice.float(), settings.frozen)), dim=1)
     face = F.normalize(towers[1](views.face[:, 0].float()), dim=1)
     same = views.identities[:, None] == views.identities
     used = ~same | torch.eye(len(same), dtype=torch.bool)
     return roc_auc((voice @ face.T)[used].numpy(), same[used].numpy())
-
-
-def _average(windows: Tensor, frozen: bool) -> Tensor:
-    """One view (N, ...) of windows (N, V, ...): the direction of their mean features, or the first of raw inputs."""
-    return F.normalize(windows.mean(1), dim=1) if frozen else windows[:, 0]
 
 
 # ---------------------------------------------------------------------------------------------------------- recipe
@@ -214,6 +181,12 @@ def _start_encoder(settings: _Settings, recipe: dict[str, Any]) -> VoiceFaceEnco
     return encoder
 
 
+def _views(
+    settings: _Settings, encoder: VoiceFaceEncoder, manifest: Manifest, recipe: dict[str, Any], progress: bool
+) -> Views:
+    return load_views(manifest, encoder, settings.views, recipe["cache"], frozen=settings.frozen, progress=progress)
+
+
 def _provenance(recipe: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
     sources = {}
     for side in ("voice_weights", "face_weights"):
@@ -229,86 +202,6 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-# ----------------------------------------------------------------------------------------------------------- views
-
-
-def load_views(recipe: dict[str, Any], manifest: Manifest, progress: bool = True) -> Views:
-    """The views of the manifest's items that have both a voice and a picture, from the cache or computed."""
-    settings = _settings(recipe)
-    encoder = _start_encoder(settings, recipe).eval()
-    items = [item for item in manifest if item.voice and (item.frontal or item.face)]
-    if not items:
-        raise ValueError(f"{manifest.name}: no item of the split has both a voice and a picture")
-    manifest.check_files()
-    cache = Path(recipe["cache"]) / f"views-{_fingerprint(settings, encoder, items)}.safetensors"
-    if not cache.is_file():
-        made = _all_views(items, encoder, settings, progress)
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        beside = cache.with_suffix(".tmp")
-        save_file(made, beside)
-        os.replace(beside, cache)
-    views = load_file(cache)
-    number: dict[str, int] = {}
-    identities = [number.setdefault(items[row].identity, len(number)) for row in views["rows"].tolist()]
-    return Views(views["voice"], views["face"], torch.tensor(identities))
-
-
-def _all_views(items: list[Item], encoder: VoiceFaceEncoder, settings: _Settings, progress: bool) -> dict[str, Tensor]:
-    """Views of the items that have any, and their rows; items that a front end refuses are left out, with a warning."""
-    made, refused = {}, []
-    for row, item in enumerate(tqdm(items, disable=not progress, desc="views")):
-        try:
-            made[row] = _item_views(item, encoder, settings)
-        except ValueError as error:  # no second of speech, no face
-            refused.append(str(error))
-    if not made:
-        raise ValueError(f"all {len(items)} items are refused, e.g. {refused[0]}")
-    if refused:
-        warnings.warn(f"{len(refused)} of {len(items)} items left out of training, e.g. {refused[0]}", stacklevel=2)
-    voices, faces = zip(*made.values(), strict=True)
-    return {"voice": torch.stack(voices), "face": torch.stack(faces), "rows": torch.tensor([*made])}
-
-
-def _fingerprint(settings: _Settings, encoder: VoiceFaceEncoder, items: list[Item]) -> str:
-    """Of everything that the views depend on: front ends, frozen weights, files."""
-    files = [path for item in items for path in (item.voice, item.face, item.frontal) if path]
-    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    config = to_dict(settings.encoder)
-    told = [
-        stats, config["log_mel"], config["image"], settings.views.num_windows, settings.views.wild,
-        [fingerprint(m) for m in (encoder.voice_backbone, encoder.face_backbone)] if settings.frozen else None,
-    ]  # fmt: skip
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
-
-
-@torch.no_grad()
-def _item_views(item: Item, encoder: VoiceFaceEncoder, settings: _Settings) -> tuple[Tensor, Tensor]:
-    config = settings.encoder
-    log_mel = voice_input(item.voice, config.log_mel)[0]
-    frames = config.log_mel.num_frames
-    starts = torch.linspace(0, log_mel.shape[2] - frames, settings.views.num_windows).round().long().tolist()
-    voice = torch.stack([log_mel[:, :, s : s + frames] for s in starts])
-    pictures = [crop_resize(image, config.image.crop, config.image.size) for image in _pictures(item, settings.views)]
-    face = torch.cat([view for picture in pictures for view in (picture, picture.flip(3))])
-    if settings.frozen:
-        voice, face = encoder.voice_backbone(voice), encoder.face_backbone(face)
-    return voice.half(), face.half()
-
-
-def _pictures(item: Item, views: ViewConfig) -> list[Tensor]:
-    """The frontal picture first; with `views.wild` two pictures, either of which may stand in for the other."""
-    frontal = [load_image(item.frontal)] if item.frontal else []
-    if not (item.face and (views.wild or not frontal)):
-        return frontal * (1 + views.wild)
-    try:
-        wild = [from_pil(align_face(open_image(item.face), ALIGNED_SIZE))]
-    except ValueError as error:
-        if not frontal:
-            raise ValueError(f"{item.face}: {error}") from None
-        wild = frontal
-    return [(frontal or wild)[0], wild[0]] if views.wild else wild
 
 
 # --------------------------------------------------------------------------------------------------------- trainer
@@ -327,7 +220,7 @@ class _Trainer:
         self.settings, self.encoder, self.views, self.step = settings, encoder, views, 0
         self.towers = _towers(encoder, settings.frozen).train()
         if settings.start.ridge:
-            features = _average(views.voice.float(), frozen=True), views.face.float()
+            features = average_windows(views.voice.float(), frozen=True), views.face.float()
             canonical_start(*self.towers, *features, settings.start.ridge, settings.start.power)
         schedule = settings.schedule
         self.average = AveragedModel(self.towers, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema), use_buffers=True)
@@ -389,7 +282,7 @@ class _Trainer:
             chosen = torch.randint(views.shape[1], (len(rows), count), generator=rng)
             return views[rows[:, None], chosen].float()
 
-        voice = _average(draw(self.views.voice, self.settings.views.windows_per_view), self.settings.frozen)
+        voice = average_windows(draw(self.views.voice, self.settings.views.windows_per_view), self.settings.frozen)
         return rows, voice, draw(self.views.face, 1)[:, 0]
 
     def _cluster(self) -> None:

@@ -147,12 +147,14 @@ class _Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         parts = ("generator", "average", "discriminator", "optimizer", "d_optimizer")
-        return {"step": self.step, "rng": rng_state({"rng": self.rng})} | {p: getattr(self, p).state_dict() for p in parts}
+        # the codes too: another machine may find the same components with other signs
+        plain = {"step": self.step, "rng": rng_state({"rng": self.rng}), "codes": self.codes}
+        return plain | {p: getattr(self, p).state_dict() for p in parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = max(state["step"] - 1, 0)  # the stage that the last step was made in
         self._enter(self.stage)
-        self.step = state["step"]
+        self.step, self.codes = state["step"], state["codes"]
         set_rng_state({"rng": self.rng}, state["rng"])
         for part in ("generator", "average", "discriminator", "optimizer", "d_optimizer"):
             getattr(self, part).load_state_dict(state[part])

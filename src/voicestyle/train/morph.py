@@ -78,16 +78,23 @@ def spline_grid(target: Tensor, source: Tensor, size: int, smoothing: float = SM
     """
     num, num_points = target.shape[:2]
     system = target.new_zeros(num, num_points + 3, num_points + 3)
-    affine = torch.cat([torch.ones_like(target[..., :1]), target], -1)  # (N,P,3)
+    affine = _affine(target)  # (N,P,3)
     system[:, :num_points, :num_points] = _kernel(target, target) + smoothing * torch.eye(num_points)
     system[:, :num_points, num_points:] = affine
     system[:, num_points:, :num_points] = affine.transpose(1, 2)
     right = torch.cat([source.expand(num, -1, -1), source.new_zeros(num, 3, 2)], 1)
     coefficients = torch.linalg.solve(system, right)
-    coarse = F.affine_grid(torch.eye(2, 3)[None], [1, 1, size // 4, size // 4], align_corners=False).view(1, -1, 2)
+    coarse = _grid(size // 4).view(1, -1, 2)
     basis = torch.cat([_kernel(coarse.expand(num, -1, -1), target), _affine(coarse).expand(num, -1, -1)], -1)
-    grid = (basis @ coefficients).view(num, size // 4, size // 4, 2).permute(0, 3, 1, 2)
-    return F.interpolate(grid, size=size, mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
+    # what is enlarged is the way, which is smooth up to the rim, and not the grid, which ends there
+    way = (basis @ coefficients - coarse).view(num, size // 4, size // 4, 2).permute(0, 3, 1, 2)
+    way = F.interpolate(way, size=size, mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
+    return way + _grid(size)
+
+
+def _grid(size: int) -> Tensor:
+    """The centers of the pixels (1,size,size,2)."""
+    return F.affine_grid(torch.eye(2, 3)[None], [1, 1, size, size], align_corners=False)
 
 
 def _affine(points: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,7 +17,7 @@ from torch import Tensor
 from voicestyle.checkpoint import Model, check_replaceable, save_model
 from voicestyle.data.manifest import Manifest
 from voicestyle.image import load_image
-from voicestyle.inversion import invert
+from voicestyle.inversion import LinearInverter, invert
 from voicestyle.prototypes import PrototypeBank
 
 BATCH = 8  # pictures that are projected together; also how often a build leaves something behind to go on from
@@ -30,6 +31,7 @@ def build_prototypes(
     k: int,
     split: str = "train",
     seed: int = 0,
+    start: Literal["w_avg", "linear"] = "w_avg",
     progress: Callable[[int], None] | None = None,  # told how many more pictures are done
     **settings: Any,  # of `inversion.invert`
 ) -> PrototypeBank:
@@ -49,7 +51,7 @@ def build_prototypes(
         raise ValueError(f"{manifests[0]}: {len(items)} frontal pictures in split {split!r}, expected k = {k} or more")
     part = out.with_name(f"{out.name}.part")
     pictures, identities = [item.frontal for item in items], [item.identity for item in items]
-    bank = build_bank(model, pictures, identities, k, seed, cache=part, progress=progress, **settings)
+    bank = build_bank(model, pictures, identities, k, seed, start=start, cache=part, progress=progress, **settings)
     if out.suffix == ".safetensors":
         bank.save(out)
     else:
@@ -67,6 +69,7 @@ def build_bank(
     k: int,
     seed: int = 0,
     *,
+    start: Literal["w_avg", "linear"] = "w_avg",  # of each projection: the mean latent, or a one-shot estimate
     cache: Path | None = None,  # folder for finished latents
     progress: Callable[[int], None] | None = None,
     **settings: Any,  # of `inversion.invert`
@@ -74,12 +77,16 @@ def build_bank(
     """A bank of k prototypes of these faces, with a latent for each."""
     if model.generator is None:
         raise ValueError(f"{model.folder}: this model has no generator to project pictures with; use another model")
+    inverter = LinearInverter(model.generator, seed=seed) if start == "linear" else None
+    project = partial(_project, model, inverter, settings)
+    told = f"{model.generator_fingerprint} {model.encoder_fingerprint} {start} {seed} {sorted(settings.items())}"
     embeddings, latents = [], []
-    for start in range(0, len(pictures), BATCH):
-        some = pictures[start : start + BATCH]
+    for first in range(0, len(pictures), BATCH):
+        some = pictures[first : first + BATCH]
         embeddings += [_face_emb(model, picture) for picture in some]
         size = model.generator.config.size
-        latents.append(_latents(model, torch.cat([_picture(picture, size) for picture in some]), cache, settings))
+        images = torch.cat([_picture(picture, size) for picture in some])
+        latents.append(_cached(project, images, cache, told))
         if progress is not None:
             progress(len(some))
     return PrototypeBank.build(
@@ -97,19 +104,21 @@ def _face_emb(model: Model, picture: Path | Tensor) -> Tensor:
     return model.encoder.encode_face(_picture(picture).to(model.generator.w_avg.device)).cpu()
 
 
-def _latents(model: Model, images: Tensor, cache: Path | None, settings: dict[str, Any]) -> Tensor:
+def _project(model: Model, inverter: LinearInverter | None, settings: dict[str, Any], images: Tensor) -> Tensor:
+    w_init = None if inverter is None else inverter(images)
+    return invert(
+        model.generator, images, model.encoder.face_features, w_init=w_init, batch=BATCH, **settings
+    ).w.cpu()  # fmt: skip
+
+
+def _cached(project: Callable[[Tensor], Tensor], images: Tensor, cache: Path | None, told: str) -> Tensor:
     """Latents (N,w_dim) of pictures, from the cache where it has them."""
     if cache is None:
-        return _invert(model, images, settings)
-    told = f"{model.generator_fingerprint} {model.encoder_fingerprint} {sorted(settings.items())}"
+        return project(images)
     path = cache / f"{hashlib.sha256(told.encode() + images.numpy().tobytes()).hexdigest()[:32]}.safetensors"
     if not path.is_file():
         cache.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(".tmp")
-        save_file({"w": _invert(model, images, settings)}, beside)
+        save_file({"w": project(images)}, beside)
         os.replace(beside, path)
     return load_file(path)["w"]
-
-
-def _invert(model: Model, images: Tensor, settings: dict[str, Any]) -> Tensor:
-    return invert(model.generator, images, model.encoder.face_features, batch=BATCH, **settings).w.cpu()
