@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tiny import tiny_generator
-from voicestyle.inversion import ReconstructionObjective, invert
+from voicestyle.inversion import LinearInverter, ReconstructionObjective, invert
 from voicestyle.nn.stylegan2 import Generator
 
 
@@ -96,3 +96,15 @@ def test_unfit_starts_are_errors(generator: Generator, images: Tensor) -> None:
         invert(generator, images, w_init=torch.zeros(2, 16), steps=1)
     with pytest.raises(ValueError, match="space"):
         invert(generator, images, space="z", steps=1)
+
+
+def test_the_linear_estimate_is_a_better_start_than_the_mean(generator: Generator, images: Tensor) -> None:
+    inverter = LinearInverter(generator, num_samples=400)
+    estimate = inverter(images)
+    assert estimate.shape == (3, generator.config.w_dim) and estimate.dtype == images.dtype
+    objective = ReconstructionObjective(images)
+    with torch.no_grad():
+        from_mean = objective(generator.synthesis(generator.w_avg.expand(3, -1)), None)
+        from_estimate = objective(generator.synthesis(estimate), None)
+    assert from_estimate.mean() < 0.7 * from_mean.mean()
+    assert torch.equal(estimate, LinearInverter(generator, num_samples=400)(images))
