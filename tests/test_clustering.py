@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fill import inp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fill import inp
 from voicestyle.clustering import Clusters, concentrations, kmeans
 
 

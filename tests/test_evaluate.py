@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fill import inp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fill import inp
 from voicestyle.evaluate.matching import make_trials, matching, read_trials
 from voicestyle.evaluate.report import Report, check_disjoint
 from voicestyle.evaluate.retrieval import retrieval

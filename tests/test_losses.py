@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fill import inp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fill import inp
 from voicestyle.losses import cmpc_loss, cmpc_loss_reference, info_nce, prototype_nce, recalibration_weights
 
 

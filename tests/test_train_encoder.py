@@ -11,9 +11,9 @@ import pytest
 import soundfile
 import torch
 import torch.nn.functional as F
-from fill import inp
 from PIL import Image
 
+from fill import inp
 from voicestyle.checkpoint import load_model
 from voicestyle.config import EncoderConfig
 from voicestyle.data.manifest import Item, Manifest

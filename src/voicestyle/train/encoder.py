@@ -106,7 +106,7 @@ def train_encoder(
                 run.save_state(trainer.state_dict())
     encoder = trainer.averaged()
     config = VoiceStyleConfig(recipe["name"], settings.encoder, license=recipe["license"])
-    save_model(run.folder / "model", config, encoder, metadata=_provenance(recipe, manifest))
+    save_model(run.folder / "model", config, encoder, metadata=_provenance(recipe, len(trainer.memory[0])))
     return encoder
 
 
@@ -187,13 +187,13 @@ def _views(
     return load_views(manifest, encoder, settings.views, recipe["cache"], frozen=settings.frozen, progress=progress)
 
 
-def _provenance(recipe: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
+def _provenance(recipe: dict[str, Any], num_pairs: int) -> dict[str, Any]:
     sources = {}
     for side in ("voice_weights", "face_weights"):
         if recipe[side]:
             path = Path(recipe[side])
             sources[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"sources": sources, "num_pairs": len(manifest), "seed": recipe["seed"]}
+    return {"sources": sources, "num_pairs": num_pairs, "seed": recipe["seed"]}
 
 
 @contextmanager
