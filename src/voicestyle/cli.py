@@ -285,6 +285,11 @@ def _evaluate_association(task: str, manifest: Path, split: str, as_json: bool, 
         results.show(report.to_dict(), as_json, lambda _, report=report: [(report,)])
 
 
+option_faces = click.option(
+    "--faces", type=click.Choice(["frontal", "wild"]), default="frontal", help="Which pictures are compared."
+)
+
+
 def option_manifest(function: Callable) -> Callable:
     """What is scored."""
     for option in (
@@ -300,6 +305,7 @@ def option_manifest(function: Callable) -> Callable:
 
 @evaluate.command(short_help="Which of N faces belongs to the voice, and the reverse.")
 @option_manifest
+@option_faces
 @click.option(
     "--candidates", multiple=True, type=click.IntRange(min=2), default=(2,), help="N of 1:N; may be repeated."
 )
@@ -313,6 +319,7 @@ def matching(**options: Any) -> None:
 
 @evaluate.command(short_help="Do this voice and this face belong to one person?")
 @option_manifest
+@option_faces
 def verification(**options: Any) -> None:
     """Example: voicestyle evaluate verification pairs.csv
 
@@ -323,6 +330,7 @@ def verification(**options: Any) -> None:
 
 @evaluate.command(short_help="Rank all faces for a voice, and the reverse.")
 @option_manifest
+@option_faces
 def retrieval(**options: Any) -> None:
     """Example: voicestyle evaluate retrieval pairs.csv
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from voicestyle.data.manifest import Item, Manifest
+from voicestyle.data.pictures import frontal_picture, wild_picture
 from voicestyle.evaluate.matching import matching
 from voicestyle.evaluate.report import Report
 from voicestyle.evaluate.retrieval import retrieval
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle
 
 Task = Literal["matching", "verification", "retrieval"]
+Faces = Literal["frontal", "wild"]
 
 
 def evaluate_association(
@@ -27,19 +29,20 @@ def evaluate_association(
     split: str = "val",
     seed: int = 0,  # of the trials and the bootstrap
     *,
+    faces: Faces = "frontal",  # which pictures are compared: frontal renderings, or frames in the wild, aligned
     candidates: Sequence[int] = (2,),  # N of each 1:N matching
     refuse: Callable[[Item, Exception], None] | None = None,  # told of an item that is left out; default: an error
     progress: Callable[[int], object] | None = None,  # told how many more items are done
 ) -> list[Report]:
     """The scores of one task in all its directions; also against impostors of the same gender, where it is known.
 
-    Items need a voice and a picture: the frontal one, or else the face, which is aligned.
+    Items need a voice and a picture; the other kind stands in where an item lacks the one asked for.
 
     Raises:
         ValueError: fewer than two such items in the split, or an unusable one where nobody is told of it
     """
     items = [item for item in manifest.split(split) if item.voice and (item.frontal or item.face)]
-    items, voice, face = _embed(vs, items, refuse, progress)
+    items, voice, face = _embed(vs, items, faces, refuse, progress)
     if len(items) < 2:
         raise ValueError(f"{manifest.name}: {len(items)} usable pairs in split {split!r}, at least 2 needed")
     people, genders = [item.identity for item in items], [item.gender for item in items]
@@ -63,6 +66,7 @@ def evaluate_association(
 def _embed(
     vs: VoiceStyle,
     items: Sequence[Item],
+    kind: Faces,
     refuse: Callable[[Item, Exception], None] | None,
     progress: Callable[[int], object] | None,
 ) -> tuple[list[Item], Tensor, Tensor]:
@@ -70,7 +74,8 @@ def _embed(
     usable, voices, faces = [], [torch.empty(0)], [torch.empty(0)]
     for item in items:
         try:
-            both = vs.encode_voice(item.voice), vs.encode_face(item.frontal or item.face, align=item.frontal is None)
+            wild = item.face is not None and (kind == "wild" or item.frontal is None)
+            both = vs.encode_voice(item.voice), vs.encode_face(wild_picture(item) if wild else frontal_picture(item))
             voices.append(both[0].cpu())
             faces.append(both[1].cpu())
             usable.append(item)

@@ -22,11 +22,9 @@ from voicestyle.audio import voice_input
 from voicestyle.checkpoint import fingerprint
 from voicestyle.config import to_dict
 from voicestyle.data.manifest import Item, Manifest
-from voicestyle.image import align_box, crop_resize, from_pil, load_image, open_image
+from voicestyle.data.pictures import frontal_picture, wild_picture
+from voicestyle.image import crop_resize
 from voicestyle.nn.encoder import VoiceFaceEncoder
-
-ALIGNED_SIZE = 256  # pixels of a picture in the wild once aligned; front ends take a part of it
-
 
 @dataclass(frozen=True)
 class ViewConfig:
@@ -134,9 +132,7 @@ def _item_views(item: Item, encoder: VoiceFaceEncoder, config: ViewConfig, froze
 
 def _pictures(item: Item, both: bool) -> list[Tensor]:
     """The frontal picture, or else the one in the wild; `both`: two pictures, either may stand in for the other."""
-    frontal = load_image(item.frontal) if item.frontal else None
-    wild = None
-    if item.face_box and (both or frontal is None):
-        wild = from_pil(align_box(open_image(item.face), item.face_box, ALIGNED_SIZE))
+    frontal = frontal_picture(item)
+    wild = wild_picture(item) if item.face_box and (both or frontal is None) else None
     pictures = [picture for picture in (frontal, wild) if picture is not None]
     return (pictures * 2)[: 1 + both]
