@@ -51,7 +51,8 @@ PYTHON
 # 4. one model of both, then its prototypes
 if [[ ! -d $OUT/voicestyle-small ]]; then
     "${VOICESTYLE[@]}" models assemble recipes/embedded_model.toml -o "$OUT/networks"
-    "${VOICESTYLE[@]}" prototypes build "$OUT/pairs.csv" --model "$OUT/networks" -o "$OUT/voicestyle-small" --k 100
+    "${VOICESTYLE[@]}" prototypes build "$OUT/pairs.csv" --model "$OUT/networks" -o "$OUT/voicestyle-small" \
+        --k 100 --start linear --steps 15
 fi
 
 # 5. what it is worth, on the `val` split: people that it has never seen

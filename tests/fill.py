@@ -1,4 +1,4 @@
-"""The rule by which the golden numbers' weights and inputs were made (seeded by key name, so no checkpoint is needed)."""
+"""The rule by which weights and inputs of the golden numbers were made: seeded by name, so no checkpoint is needed."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny import tiny_generator, save_tiny
+from tiny import save_tiny, tiny_generator
 from voicestyle.checkpoint import load_model
 from voicestyle.config import GuidanceConfig, to_dict
 from voicestyle.train.assemble import assemble_model

@@ -38,7 +38,9 @@ def test_the_command_reference_is_what_the_program_prints() -> None:
 
 def test_the_readme_names_commands_that_exist() -> None:
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    lines = [line.split("#")[0].split() for block in blocks for line in block.splitlines() if line.startswith("voicestyle")]
+    lines = [
+        line.split("#")[0].split() for block in blocks for line in block.splitlines() if line.startswith("voicestyle")
+    ]
     assert len(lines) >= 8
     for words in lines:
         command: click.Command = main

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fill import fill, inp
 
+from fill import fill, inp
 from voicestyle.config import GeneratorConfig
 from voicestyle.convert.stylegan2 import discriminator_keys, from_rosinality, generator_keys
 from voicestyle.nn.stylegan2 import Discriminator, Generator

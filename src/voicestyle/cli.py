@@ -204,8 +204,12 @@ def prototypes() -> None:
 @click.option("--split", default="train", help="Of the manifests.")
 @click.option("--steps", type=click.IntRange(min=0), default=300, help="Steps of each projection.")
 @click.option("--lr", type=float, default=0.1, help="Learning rate of the projections.")
-@click.option("--start", type=click.Choice(["w_avg", "linear"]), default="w_avg",
-              help="Start at the mean latent, or at a one-shot estimate, which needs a tenth of the steps.")
+@click.option(
+    "--start",
+    type=click.Choice(["w_avg", "linear"]),
+    default="w_avg",
+    help="Start at the mean latent, or at a one-shot estimate, which needs a tenth of the steps.",
+)
 @option_seed
 @option_model
 def build(manifests: tuple[Path, ...], out: Path, **options: Any) -> None:

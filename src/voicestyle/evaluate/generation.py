@@ -20,10 +20,10 @@ from torch import Tensor
 
 from voicestyle.config import to_dict
 from voicestyle.data.manifest import Item, Manifest
+from voicestyle.data.pictures import frontal_picture, wild_picture
 from voicestyle.evaluate.judge import Judgment
 from voicestyle.evaluate.matching import matching
 from voicestyle.evaluate.report import Report
-from voicestyle.image import align_box, align_face, from_pil, open_image
 from voicestyle.metrics import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 GUIDED, START, RANDOM, REAL = "guided", "mean prototype", "random", "real pictures"
 BATCH = 32  # pictures that are rendered, embedded and judged together
-FRAME_SIZE = 224  # pixels of an aligned photograph
 RANKS = (1, 5, 10)  # K of R@K
 
 
@@ -259,13 +258,8 @@ def _draw(manifest: Manifest, num_voices: int | None, seed: int) -> list[Item]:
 
 def _picture(item: Item) -> Tensor:
     """The real picture (1,3,H,W) of an item in the canonical frame."""
-    if item.frontal is not None:
-        return from_pil(open_image(item.frontal))
-    pil = open_image(item.face)
-    try:
-        return from_pil(align_box(pil, item.face_box, FRAME_SIZE) if item.face_box else align_face(pil, FRAME_SIZE))
-    except ValueError as error:
-        raise ValueError(f"{item.face}: {error}") from None
+    picture = frontal_picture(item)
+    return wild_picture(item) if picture is None else picture
 
 
 def _latents(vs: VoiceStyle, item: Item, settings: dict[str, Any], cache: Path | None) -> dict[str, Tensor]:

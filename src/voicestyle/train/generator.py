@@ -286,4 +286,3 @@ def augment(image: Tensor, rng: torch.Generator) -> Tensor:
     padded = F.pad(image - 1, [size // 16] * 4) + 1
     rows = [p[:, size // 16 + y :, size // 16 + x :][:, :size, :size] for p, (y, x) in zip(padded, shift, strict=True)]
     return torch.stack(rows)
-

@@ -157,7 +157,8 @@ class MorphSpace:
         if num_components > len(data) - 1:
             raise ValueError(f"codes: {num_components} components asked of {len(data)} pictures; need more pictures")
         deviations = values[-num_components:].flip(0).sqrt()
-        return vectors[:, -num_components:].flip(1) * math.sqrt(len(data)), deviations / deviations.square().mean().sqrt()
+        codes = vectors[:, -num_components:].flip(1) * math.sqrt(len(data))
+        return codes, deviations / deviations.square().mean().sqrt()
 
 
 def _warp(picture: Tensor, grid: Tensor) -> Tensor:

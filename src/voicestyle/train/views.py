@@ -26,6 +26,7 @@ from voicestyle.data.pictures import frontal_picture, wild_picture
 from voicestyle.image import crop_resize
 from voicestyle.nn.encoder import VoiceFaceEncoder
 
+
 @dataclass(frozen=True)
 class ViewConfig:
     """The section ``[views]`` of a recipe."""
