@@ -29,6 +29,7 @@ Picture = str | Path | PIL.Image.Image | Tensor  # a file, a picture, or (N,3,H,
 
 FRAME_SIZE = 224  # pixels of an aligned face before a network takes its part of it
 POOL = 4  # further faces are made from this many times the prototypes and members of the first
+MEMBERS_OF_FURTHER = 3  # effective number of members in the mean that a further face starts from
 BATCH = 8  # pictures that go through a network together
 
 
@@ -124,17 +125,15 @@ class VoiceStyle:
         """Where guidance starts, (num_faces,w_dim): the mean latent of the nearest members, then weighted means.
 
         Further faces are means of a wider pool under Dirichlet weights, so that they differ in what the voice does not
-        say. The weights are as concentrated as a plain mean of `num_members`: E[1 / sum of squares] is about that.
+        say. The weights are so concentrated that a mean is of about `MEMBERS_OF_FURTHER` members: E[1 / sum of squares].
         """
         member_w = self.bank.member_w.to(self.device)
         starts = [member_w[nearest.members].mean(0)]
         if num_faces > 1:
-            num_wanted, k = (
-                self.config.guidance.num_members,
-                min(POOL * len(nearest.prototypes), len(self.bank.centroids)),
-            )
-            pool = self.nearest_prototypes(voice_emb, k, POOL * num_wanted).members
-            alpha = (num_wanted - 1) / (len(pool) - num_wanted) if len(pool) > num_wanted > 1 else 1.0
+            k = min(POOL * len(nearest.prototypes), len(self.bank.centroids))
+            pool = self.nearest_prototypes(voice_emb, k, POOL * self.config.guidance.num_members).members
+            num_wanted = MEMBERS_OF_FURTHER
+            alpha = (num_wanted - 1) / (len(pool) - num_wanted) if len(pool) > num_wanted else 1.0
             for face in range(1, num_faces):
                 weights = np.random.default_rng([seed, face]).dirichlet([alpha] * len(pool))
                 starts.append(torch.from_numpy(weights).to(member_w) @ member_w[pool])
