@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-import pytest
-import torch
+os.environ.setdefault("MKL_CBWR", "AUTO")  # as the command line does: the same numbers in every run
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # toy networks are faster so, most of all on a busy machine
 
-from voicestyle.train.morph import MIRRORED
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from voicestyle.train.morph import MIRRORED  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 ASSETS = Path(__file__).resolve().parent / "assets"

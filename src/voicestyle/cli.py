@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,8 @@ def main() -> None:
     Plausible faces for a voice. Results go to stdout, progress and errors to stderr. Status 0: all done; 1: an input
     failed, the others are done all the same; 2: wrong usage.
     """
+    # Intel's MKL picks other code paths from run to run otherwise; read when torch is first loaded, which is later
+    os.environ.setdefault("MKL_CBWR", "AUTO")
 
 
 # -------------------------------------------------------------------------------------------------------- one model
