@@ -125,7 +125,7 @@ class VoiceStyle:
         """Where guidance starts, (num_faces,w_dim): the mean latent of the nearest members, then weighted means.
 
         Further faces are means of a wider pool under Dirichlet weights, so that they differ in what the voice does not
-        say. The weights are so concentrated that a mean is of about `MEMBERS_OF_FURTHER` members: E[1 / sum of squares].
+        say. They are so concentrated that a mean is of about `MEMBERS_OF_FURTHER` members: E[1 / sum of squares].
         """
         member_w = self.bank.member_w.to(self.device)
         starts = [member_w[nearest.members].mean(0)]
