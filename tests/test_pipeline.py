@@ -188,7 +188,10 @@ def test_the_contact_sheet_shows_prototypes_and_the_way(vs: VoiceStyle, monkeypa
     out = vs.generate(VOICE, num_faces=2, steps=10)
     out.contact_sheet(num_steps=3)
     assert len(rows) == 3 + 2
-    assert sum(len(tiles) for _, tiles in rows[:3]) == len(out.prototypes.members)
+    assert sum(len(tiles) - 1 for _, tiles in rows[:3]) == len(out.prototypes.members)
+    for prototype, (_, tiles) in zip(out.prototypes.prototypes, rows[:3], strict=True):  # the first tile is its mean
+        mean = vs.bank.member_w[vs.bank.assignments == prototype].mean(0, keepdim=True)
+        assert torch.allclose(tiles[0][0], vs.synthesize(mean), atol=1e-4)
     captions = [caption.split("  ")[0] for _, caption in rows[3][1]]
     assert captions[0] == "start" and captions[-1] == "result" and len(captions) == 5
     assert torch.allclose(rows[4][1][-1][0], out.image[1:], atol=1e-4)

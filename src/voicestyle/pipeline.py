@@ -228,15 +228,22 @@ class VoiceStyle:
         return contact_sheet(self._prototype_rows(nearest))
 
     def _prototype_rows(self, nearest: Nearest) -> list[tuple[str, list[tuple[Tensor | None, str]]]]:
-        members = nearest.members.tolist()
-        images = self.synthesize(self.bank.member_w[nearest.members])
+        """One row a prototype: the face of its mean latent, then those of its members that are used."""
+        bank, members = self.bank, nearest.members.tolist()
+        means = torch.stack([bank.member_w[bank.assignments == prototype].mean(0) for prototype in nearest.prototypes])
+        images = self.synthesize(torch.cat([means, bank.member_w[nearest.members]]))
+        faces, member_faces = images[: len(means)], images[len(means) :]
         scores = nearest.member_similarities.tolist()
         rows = []
-        for prototype, similarity in zip(nearest.prototypes.tolist(), nearest.similarities.tolist(), strict=True):
-            tiles: list[tuple[Tensor | None, str]] = [
-                (images[i : i + 1], f"{self.bank.member_keys[member]}  {scores[i]:.2f}")
+        for row, (prototype, similarity) in enumerate(
+            zip(nearest.prototypes.tolist(), nearest.similarities.tolist(), strict=True)
+        ):
+            size = int((bank.assignments == prototype).sum())
+            tiles: list[tuple[Tensor | None, str]] = [(faces[row : row + 1], f"mean of its {size}")]
+            tiles += [
+                (member_faces[i : i + 1], f"{bank.member_keys[member]}  {scores[i]:.2f}")
                 for i, member in enumerate(members)
-                if self.bank.assignments[member] == prototype
+                if bank.assignments[member] == prototype
             ]
             rows.append((f"prototype {prototype}: similarity {similarity:.2f}", tiles))
         return rows
