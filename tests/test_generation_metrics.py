@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from voicestyle.config import GuidanceConfig
+from voicestyle.data import pictures
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.evaluate import generation, matching
 from voicestyle.evaluate.generation import (
@@ -193,19 +194,19 @@ def test_without_judge_or_genders_there_are_no_such_rows(manifest: Manifest) -> 
 
 def test_photographs_are_aligned_and_named_in_errors(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(generation, "align_face", lambda pil, size: seen.append(size) or pil)
+    monkeypatch.setattr(pictures, "align_face", lambda pil, size: seen.append(size) or pil)
     photos = Manifest(tuple(Item(i.key, i.split, i.identity, voice=i.voice, face=i.frontal) for i in manifest))
     frontal = Manifest(tuple(Item(i.key, i.split, i.identity, voice=i.voice, frontal=i.frontal) for i in manifest))
     assert evaluate_generation(Pipeline("random"), photos) == evaluate_generation(Pipeline("random"), frontal)
-    assert seen == [224] * len(photos)
+    assert seen == [256] * len(photos)
     item = dataclasses.replace(photos.items[0], face_box=(1.0, 1.0, 3.0, 3.0))
-    aligned = align_box(Image.open(item.face), item.face_box, 224)
+    aligned = align_box(Image.open(item.face), item.face_box, 256)
     assert torch.equal(generation._picture(item), from_pil(aligned)) and len(seen) == len(photos)
 
     def no_face(pil: Image.Image, size: int) -> Image.Image:
         raise ValueError("no face found")
 
-    monkeypatch.setattr(generation, "align_face", no_face)
+    monkeypatch.setattr(pictures, "align_face", no_face)
     with pytest.raises(ValueError, match=r"00_0.png: no face found"):
         evaluate_generation(Pipeline("random"), photos)
 

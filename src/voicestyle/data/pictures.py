@@ -26,4 +26,7 @@ def wild_picture(item: Item) -> Tensor | None:
         return None
     pil = open_image(item.face)
     box = item.face_box
-    return from_pil(align_box(pil, box, ALIGNED_SIZE) if box else align_face(pil, ALIGNED_SIZE))
+    try:
+        return from_pil(align_box(pil, box, ALIGNED_SIZE) if box else align_face(pil, ALIGNED_SIZE))
+    except ValueError as error:
+        raise ValueError(f"{item.face}: {error}") from None
