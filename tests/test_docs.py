@@ -9,6 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from voicestyle.checkpoint import EMBEDDED, MODELS
 from voicestyle.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +60,10 @@ def test_the_readme_has_one_line_a_source_file() -> None:
         name = path.relative_to(ROOT / "src" / "voicestyle").as_posix()
         folder = f"{Path(name).parent.as_posix()}/*.py"
         assert path.name.startswith("__") or f"`{name}`" in text or f"`{folder}`" in text, name
+
+
+def test_the_embedded_model_carries_its_card() -> None:
+    assert (MODELS / EMBEDDED / "README.md").read_text() == (ROOT / "MODEL_CARD.md").read_text()
 
 
 @pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda p: p.name)
