@@ -128,7 +128,7 @@ class GuidanceConfig:
     steps: int = 100
     lr: float = 0.01
     latent_noise: float = 0.05  # in units of w_std, ramped to zero over the first 75 % of the steps
-    latent_weight: float = 1e-3  # weight of ||w - w_init||^2
+    latent_weight: float = 1e-3  # weight of ||w - w_init||^2 / w_std^2
     num_views: int = 4  # augmented views that the face encoder sees at each step
 
 
