@@ -1,0 +1,48 @@
+"""The command line: each command parses, calls one function of the package, and prints. One file a group."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from voicestyle import __version__
+from voicestyle.cli.evaluate import evaluate
+from voicestyle.cli.generate import embed, generate, invert, retrieve
+from voicestyle.cli.models import models
+from voicestyle.cli.prototypes import prototypes
+from voicestyle.cli.train import train
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
+COMMANDS = (generate, embed, retrieve, invert, prototypes, train, evaluate, models)
+
+
+class _Commands(click.Group):
+    """Commands that say in one line what is wrong with an input, and end with status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # the reader has gone; click ends quietly
+            raise
+        except ModuleNotFoundError as error:
+            raise click.ClickException(f"{error}; `pip install 'voicestyle[train]'` brings it") from error
+        except (ValueError, OSError, ImportError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands, context_settings=SETTINGS)
+@click.version_option(__version__, prog_name="voicestyle")
+def main() -> None:
+    """Example: voicestyle generate clip.wav -o face.png
+
+    Plausible faces for a voice. Results go to stdout, progress and errors to stderr. Status 0: all done; 1: an input
+    failed, the others are done all the same; 2: wrong usage.
+    """
+    # Intel's MKL picks other code paths from run to run otherwise; read when torch is first loaded, which is later
+    os.environ.setdefault("MKL_CBWR", "AUTO")
+
+
+for command in COMMANDS:
+    main.add_command(command)
