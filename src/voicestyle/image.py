@@ -149,7 +149,7 @@ def align_face(pil: Image.Image, size: int) -> Image.Image:
         ValueError: no face found
     """
     pil = _to_rgb(pil)
-    box = _detect_face(pil)
+    box = detect_face(pil)
     if box is None:
         raise ValueError(
             f"no face found in a picture of {pil.width} x {pil.height} px; expected a frontal face, "
@@ -275,7 +275,7 @@ def _to_rgb(pil: Image.Image) -> Image.Image:
     return pil.convert("RGB")
 
 
-def _detect_face(pil: Image.Image) -> tuple[float, ...] | None:
+def detect_face(pil: Image.Image) -> tuple[float, ...] | None:
     """Left, top, right, bottom (exclusive) in pixels of the largest face, the mean over the search scales."""
     try:
         import dlib

@@ -1,15 +1,18 @@
-"""The manifest: one CSV that says who speaks in which clip and what they look like. Training reads nothing else."""
+"""The manifest: one table that says who speaks in which clip and what they look like. Training reads nothing else."""
 
 from __future__ import annotations
 
-import csv
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
+
+from voicestyle.data.tables import read_table, write_table
 
 SPLITS = ("train", "val", "test")
+MAX_AGE = 130  # years
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,12 @@ class Item:
     frontal: Path | None = None  # a picture of the same person in the canonical frame
     gender: str = ""  # "f" or "m", by which same-gender trials are made
     nationality: str = ""
+    age: float | None = None  # years
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Voice, face and frontal, as far as there are any."""
+        return tuple(path for path in (self.voice, self.face, self.frontal) if path is not None)
 
 
 EDGES = ("left", "top", "right", "bottom")
@@ -91,54 +100,59 @@ class Manifest:
 
     def check_files(self) -> None:
         """Raise FileNotFoundError, with the first few names, where files are missing."""
-        paths = [getattr(item, column) for item in self.items for column in PATHS]
-        missing = [path for path in paths if path is not None and not path.is_file()]
+        missing = [path for item in self.items for path in item.files if not path.is_file()]
         if missing:
             names = ", ".join(str(path) for path in missing[:3])
             raise FileNotFoundError(f"{self.name}: {len(missing)} of its files are missing, e.g. {names}")
 
     @classmethod
     def read(cls, path: str | Path) -> Manifest:
-        """The manifest of a CSV file with the columns of `Item`; paths are relative to the file's folder.
+        """The manifest of a CSV or Parquet file with the columns of `Item`; paths are relative to the file's folder.
 
         Raises:
             FileNotFoundError: there is no such file
-            ValueError: unknown or missing columns, or what `check` refuses
+            ValueError: what `read_items` or `check` refuses
+            ImportError: a Parquet file, and pyarrow is not installed
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such manifest")
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            columns = set(reader.fieldnames or ())
-            unknown, missing = columns - set(COLUMNS), {"key", "split", "identity"} - columns
-            if unknown or missing:
-                raise ValueError(
-                    f"{path}: unknown columns {sorted(unknown)}, missing columns {sorted(missing)}; "
-                    f"known: {list(COLUMNS)}"
-                )
-            rows = list(reader)
-        return cls(tuple(_item(row, path, number) for number, row in enumerate(rows, start=2)), str(path))
+        return cls(read_items(path), str(path))
 
     def write(self, path: str | Path) -> None:
-        """Write the CSV that `read` reads; paths become relative to its folder."""
+        """Write the file that `read` reads, Parquet where its name ends so; paths become relative to its folder.
+
+        In Parquet `age` is a number and `face_box` a list of four; all other columns are text, as in CSV.
+        """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".tmp")
-        with beside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for item in self.items:
-                writer.writerow([_cell(getattr(item, column), path.parent) for column in COLUMNS])
-        os.replace(beside, path)
+        rows = ([_cell(getattr(item, column), path.parent) for column in COLUMNS] for item in self.items)
+        write_table(path, COLUMNS, rows)
 
 
-def _item(row: dict, path: Path, number: int) -> Item:
-    if None in row or None in row.values():
-        raise ValueError(f"{path}: line {number} has another number of cells than the header; quote cells with commas")
-    values = {name: (path.parent / cell if cell else None) if name in PATHS else cell for name, cell in row.items()}
-    if "face_box" in values:
-        values["face_box"] = _box(row["face_box"].split(), f"{path}: line {number}")
+def read_items(path: str | Path) -> tuple[Item, ...]:
+    """The items of a CSV or Parquet file one by one, without what a `Manifest` checks of them together.
+
+    Raises:
+        FileNotFoundError: there is no such file
+        ValueError: unknown or missing columns, or a cell that cannot be understood
+        ImportError: a Parquet file, and pyarrow is not installed
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such manifest")
+    columns, rows = read_table(path)
+    unknown, missing = set(columns) - set(COLUMNS), {"key", "split", "identity"} - set(columns)
+    if unknown or missing:
+        raise ValueError(
+            f"{path}: unknown columns {sorted(unknown)}, missing columns {sorted(missing)}; known: {list(COLUMNS)}"
+        )
+    return tuple(item_from_cells(cells, path.parent, where) for where, cells in rows)
+
+
+def item_from_cells(cells: Mapping[str, str], folder: Path, where: str) -> Item:
+    """The item of a row of text; paths are relative to `folder`. Errors begin with `where`."""
+    values: dict[str, Any] = dict(cells)
+    for name in PATHS:
+        values[name] = folder / cells[name] if cells.get(name) else None
+    values["face_box"] = _box(cells.get("face_box", "").split(), where)
+    values["age"] = _age(cells.get("age", ""), where)
     return Item(**values)
 
 
@@ -155,10 +169,20 @@ def _box(cells: list[str], where: str) -> tuple[float, ...]:
     return box
 
 
-def _cell(value: str | Path | tuple[float, ...] | None, folder: Path) -> str:
-    if isinstance(value, Path):
-        return Path(os.path.relpath(value, folder)).as_posix()
-    return " ".join(f"{edge:g}" for edge in value) if isinstance(value, tuple) else value or ""
+def _age(cell: str, where: str) -> float | None:
+    """A number of years, or None for nothing."""
+    try:
+        age = float(cell) if cell else None
+    except ValueError:
+        age = math.nan
+    if age is not None and not 0 <= age <= MAX_AGE:
+        raise ValueError(f"{where}: age {cell!r}, expected years from 0 to {MAX_AGE}, or nothing")
+    return age
+
+
+def _cell(value: Any, folder: Path) -> Any:
+    """A field of an item as a table holds it."""
+    return Path(os.path.relpath(value, folder)).as_posix() if isinstance(value, Path) else value
 
 
 def import_pairs(folder: str | Path) -> Manifest:
@@ -171,18 +195,20 @@ def import_pairs(folder: str | Path) -> Manifest:
     table = folder / "pairs.csv"
     if not table.is_file():
         raise FileNotFoundError(f"{table}: no such file; expected a folder with pairs.csv, voice/, face/ and frontal/")
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    columns, rows = read_table(table)
+    needed = {"key", "split", "identity", "video", "gender", "nationality", "frontal", *(f"face_{e}" for e in EDGES)}
+    if missing := sorted(needed - set(columns)):
+        raise ValueError(f"{table}: missing columns {missing}; it has {columns}")
     items = [
         Item(
             row["key"], row["split"], row["identity"], row["video"],
             voice=folder / "voice" / f"{row['key']}.ogg",
             face=folder / "face" / f"{row['key']}.jpg",
-            face_box=_box(" ".join(row[f"face_{edge}"] for edge in EDGES).split(), f"{table}: {row['key']}"),
+            face_box=_box(" ".join(row[f"face_{edge}"] for edge in EDGES).split(), where),
             frontal=folder / "frontal" / f"{row['key']}.jpg" if row["frontal"] == "True" else None,
             gender=row["gender"],
             nationality=row["nationality"],
         )
-        for row in rows
+        for where, row in rows
     ]  # fmt: skip
     return Manifest(tuple(items), str(table))

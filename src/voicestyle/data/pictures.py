@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from voicestyle.data.manifest import Item
-from voicestyle.image import align_box, align_face, from_pil, load_image, open_image
+from voicestyle.image import CANONICAL_FACE_BOX, align_box, align_face, from_pil, load_image, open_image
 
 ALIGNED_SIZE = 256  # pixels of a picture in the wild once aligned; front ends take a part of it
 
@@ -18,6 +18,8 @@ def frontal_picture(item: Item) -> Tensor | None:
 def wild_picture(item: Item) -> Tensor | None:
     """The face in the wild (1,3,256,256), aligned by its box or, without one, by a detector; None without a face.
 
+    With the box of the whole frame, the picture is resized as it is, whatever its shape, as the reference does.
+
     Raises:
         ImportError: no box, and dlib-bin is not installed
         ValueError: no face found
@@ -26,7 +28,14 @@ def wild_picture(item: Item) -> Tensor | None:
         return None
     pil = open_image(item.face)
     box = item.face_box
+    if box == whole_frame_box(pil.size):
+        return from_pil(pil, ALIGNED_SIZE)
     try:
         return from_pil(align_box(pil, box, ALIGNED_SIZE) if box else align_face(pil, ALIGNED_SIZE))
     except ValueError as error:
         raise ValueError(f"{item.face}: {error}") from None
+
+
+def whole_frame_box(size: tuple[int, int]) -> tuple[float, ...]:
+    """The face box that says of a picture of `size` (width, height) pixels: take it as it is, it was cut already."""
+    return tuple(round(part * length, 3) for part, length in zip(CANONICAL_FACE_BOX, size * 2, strict=True))
