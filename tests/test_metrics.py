@@ -16,7 +16,10 @@ from voicestyle.metrics import (
     matching_accuracy,
     matching_correct,
     mean_average_precision,
+    median_ranks,
+    rank,
     roc_auc,
+    roc_intervals,
 )
 
 scored = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=30).filter(
@@ -55,6 +58,41 @@ def test_equal_error_rate_where_thresholds_meet_it():
     assert equal_error_rate([2.0, 1.0], [1, 0]) == 0
 
 
+@settings(deadline=None, max_examples=60)
+@given(scored)
+def test_equal_error_rate_is_where_a_walk_over_all_thresholds_crosses(rows):
+    scores, labels = split(rows)
+    thresholds = [*sorted(set(scores)), np.inf]
+    errors = [((scores[labels] < t).mean(), (scores[~labels] >= t).mean()) for t in thresholds]
+    for (miss, alarm), (next_miss, next_alarm) in itertools.pairwise(errors):
+        if next_miss >= next_alarm:  # a line from one point of the ROC to the next crosses miss = alarm
+            steps = np.linspace(0, 1, 100_001)
+            gap = np.abs((alarm - miss) * (1 - steps) + (next_alarm - next_miss) * steps)
+            part = steps[gap.argmin()]
+            break
+    assert equal_error_rate(scores, labels) == pytest.approx(miss + part * (next_miss - miss), abs=2e-5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(scored, st.randoms(use_true_random=False))
+def test_the_order_of_trials_does_not_matter(rows, random):
+    shuffled = random.sample(rows, len(rows))
+    for score in (roc_auc, equal_error_rate):
+        assert score(*split(rows)) == score(*split(shuffled))
+    scores, labels = split(rows)
+    again = split(shuffled)
+    assert average_precision(scores[None], labels[None]) == average_precision(again[0][None], again[1][None])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 2), st.lists(st.integers(0, 2), min_size=3, max_size=3)), min_size=1))
+def test_matching_is_the_mean_over_random_choices_among_the_best(trials):
+    correct = matching_correct([p for p, _ in trials], [n for _, n in trials])
+    for share, (positive, negatives) in zip(correct, trials, strict=True):
+        best = [place for place, s in enumerate([positive, *negatives]) if s == max(positive, *negatives)]
+        assert share == pytest.approx(np.mean([place == 0 for place in best]))
+
+
 def test_matching_counts_shared_first_places_by_share():
     correct = matching_correct([0.5, 0.5, 0.5, 0.5], [[0.1, 0.2], [0.5, 0.2], [0.5, 0.5], [0.6, 0.5]])
     np.testing.assert_allclose(correct, [1, 1 / 2, 1 / 3, 0])
@@ -75,6 +113,43 @@ def test_average_precision_is_the_mean_over_all_orders_of_equal_scores(rows):
     assert average_precision(scores[None], relevant[None])[0] == pytest.approx(np.mean(found))
 
 
+def orders(rows):
+    """Relevance in each order of the rows that falls in score."""
+    for order in itertools.permutations(rows):
+        if all(a >= b for (a, _), (b, _) in itertools.pairwise(order)):
+            yield [x for _, x in order]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=6).filter(
+        lambda r: any(r_[1] for r_ in r)
+    )
+)
+def test_the_first_relevant_rank_is_the_mean_over_all_orders_of_equal_scores(rows):
+    scores, relevant = split(rows)
+    ranking = rank(scores[None], [np.flatnonzero(relevant)])
+    first = np.array([order.index(True) + 1 for order in orders(rows)])
+    assert ranking.first_rank[0] == pytest.approx(first.mean())
+    for k in range(1, len(rows) + 2):
+        assert ranking.hit_at(k)[0] == pytest.approx((first <= k).mean())
+    assert median_ranks(ranking, [[1]]) == [np.sort(first)[(len(first) - 1) // 2]]
+
+
+def test_median_ranks_without_ties_are_lower_medians_of_weighted_ranks():
+    rng = np.random.default_rng(0)
+    scores, columns = rng.permuted(np.tile(np.arange(50.0), (31, 1)), axis=1), rng.integers(50, size=31)
+    ranking = rank(scores, [np.array([c]) for c in columns])
+    ranks = 50 - scores[np.arange(31), columns]
+    assert np.array_equal(ranking.first_rank, ranks)
+    weights = rng.integers(0, 4, (5, 31))
+    expected = [np.quantile(np.repeat(ranks, w), 0.5, method="inverted_cdf") for w in weights]
+    assert median_ranks(ranking, weights) == expected
+    assert median_ranks(rank(np.zeros((3, 20)), [np.arange(2)] * 3), [np.ones(3)]) == [
+        6
+    ]  # 1 - C(18, 6) / C(20, 6) > .5
+
+
 def test_constant_scores_are_chance():
     labels = np.arange(10) < 3
     assert roc_auc(np.zeros(10), labels) == 0.5
@@ -93,6 +168,7 @@ def test_nan_is_an_error(bad):
         lambda: matching_accuracy(scores, np.zeros(3)),
         lambda: matching_accuracy(np.zeros(3), scores),
         lambda: mean_average_precision(scores[None], labels[None]),
+        lambda: roc_intervals(scores, labels, labels, seed=0),
         lambda: bootstrap_interval(scores, labels, seed=0),
     ]
     for call in calls:
@@ -121,6 +197,38 @@ def test_bootstrap_draws_whole_groups():
     assert high - low > 4 * (alone[1] - alone[0])
     assert (low, high) == bootstrap_interval(values, people, seed=1)
     assert bootstrap_interval(values, np.zeros(1000), seed=1) == pytest.approx((values.mean(), values.mean()))
+
+
+@pytest.mark.parametrize("statistic", [np.mean, np.median])
+def test_bootstrap_is_the_naive_one(statistic):
+    rng = np.random.default_rng(3)
+    people, values = rng.integers(7, size=40), rng.normal(size=40)
+    names = sorted(set(people))
+    draws, found = np.random.default_rng(11), []
+    for _ in range(50):
+        drawn = [names[i] for i in draws.integers(len(names), size=len(names))]
+        found.append(
+            statistic([v for name in drawn for v, person in zip(values, people, strict=True) if person == name])
+        )
+    interval = bootstrap_interval(values, people, seed=11, statistic=statistic, num_resamples=50)
+    np.testing.assert_allclose(interval, np.quantile(found, [0.025, 0.975]))
+
+
+@settings(deadline=None, max_examples=5)
+@given(st.integers(0, 1000))
+def test_intervals_of_roc_are_those_of_sorting_each_resample(seed):
+    rng = np.random.default_rng(seed)
+    scores, labels, people = rng.integers(0, 6, 40).astype(float), np.arange(40) % 3 == 0, rng.integers(6, size=40)
+    table = np.stack([scores, labels], axis=1)
+    auc, eer = roc_intervals(scores, labels, people, seed)
+    for found, score in ((auc, roc_auc), (eer, equal_error_rate)):
+        naive = bootstrap_interval(table, people, seed, statistic=lambda t, score=score: score(t[:, 0], t[:, 1]))
+        np.testing.assert_allclose(found, naive)
+
+
+def test_resamples_of_one_kind_only_are_left_out():
+    auc, eer = roc_intervals([0.9, 0.1], [True, False], ["a", "b"], seed=0)
+    assert auc == (1, 1) and eer == (0, 0)
 
 
 def test_bootstrap_covers():

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from voicestyle.cli import results
 from voicestyle.cli.options import load, option_json, option_model, option_seed
+
+if TYPE_CHECKING:
+    from voicestyle.evaluate.embeddings import Averaging
+    from voicestyle.evaluate.protocol import Protocol
+    from voicestyle.evaluate.report import Evaluation
 
 
 @click.group(short_help="Score a model on the pairs of a manifest.")
@@ -20,43 +26,131 @@ def evaluate() -> None:
     """
 
 
-def _evaluate_association(task: str, manifest: Path, split: str, as_json: bool, **options: Any) -> None:
-    """Print the reports of one task; items that cannot be used are told of and left out."""
-    from voicestyle.data.manifest import Manifest
-    from voicestyle.evaluate.association import evaluate_association
+def _evaluate(task: str, as_json: bool, **options: Any) -> None:
+    """Score a model on one task; items that cannot be used are told of and left out."""
+    from voicestyle.evaluate.association import evaluate_protocol
+    from voicestyle.evaluate.protocol import leak_check
 
-    pairs = Manifest.read(manifest)
+    for folder in (options["plots"], options["markdown"] and options["markdown"].parent):
+        if folder is not None:
+            results.check_writable(folder)
+    averaging, protocol = _averaging(task, options), _protocol(task, options)
+    leaks = leak_check(protocol, options["trained_on"], options["allow_leaks"])
     vs = load(options)
-    with results.progress(len(pairs.split(split)), split) as advance:
-        reports = evaluate_association(
-            vs, pairs, task, split, progress=advance, **options,
-            refuse=lambda item, error: click.echo(f"left out: item {item.key!r}: {error}", err=True),
+    with results.progress(len(protocol), task) as advance:
+        evaluation = evaluate_protocol(
+            vs, protocol, options["seed"], averaging=averaging, cache=options["cache"], leak_check=leaks,
+            refuse=lambda source, error: click.echo(f"left out: item {source.name!r}: {error}", err=True),
+            progress=advance,
         )  # fmt: skip
-    for report in reports:
-        results.show(report.to_dict(), as_json, lambda _, report=report: [(report,)])
+    _show(evaluation, as_json, options["markdown"], options["plots"])
 
 
-option_faces = click.option(
-    "--faces", type=click.Choice(["frontal", "wild"]), default="frontal", help="Which pictures are compared."
+def _averaging(task: str, options: dict[str, Any]) -> Averaging:
+    """What is averaged into an embedding."""
+    from voicestyle.evaluate.embeddings import Averaging
+
+    crops, seed = options["crops"], options["seed"]
+    if options["reference_protocol"]:
+        if crops is not None:
+            raise click.UsageError("--reference-protocol says how many crops there are; leave out --crops")
+        return Averaging.reference(task, seed)
+    return Averaging(crops or 0, seed=seed)
+
+
+def _protocol(task: str, options: dict[str, Any]) -> Protocol:
+    """The trials that the options name, written where they say."""
+    from voicestyle.data.manifest import Manifest
+    from voicestyle.evaluate.protocol import manifest_protocol, published_protocol
+
+    manifest, faces, wav, lists = (options[name] for name in ("manifest", "faces", "wav", "lists"))
+    if manifest is None:
+        if not (lists and wav and faces):
+            raise click.UsageError("name a MANIFEST, or published lists with --lists, --wav and --faces")
+        protocol = published_protocol(lists, task, wav, faces, options["align"])
+    else:
+        if wav or options["align"] or faces not in (None, "frontal", "wild"):
+            raise click.UsageError("with a MANIFEST, --faces is frontal or wild; --wav and --align go without one")
+        kept = {name: options[name] for name in ("strata", "candidates") if options.get(name)}
+        pairs, split = Manifest.read(manifest), options["split"]
+        protocol = manifest_protocol(pairs, task, split, options["seed"], faces=faces or "frontal", lists=lists, **kept)
+    for trial_list in protocol.lists if options["write_lists"] else ():
+        trial_list.write(options["write_lists"])
+    return protocol
+
+
+def _show(evaluation: Evaluation, as_json: bool, markdown: Path | None, plots: Path | None) -> None:
+    """Print the reports, and write what was asked for."""
+    if markdown == DASH:
+        click.echo(evaluation.to_markdown(), nl=False)
+    elif as_json:
+        click.echo("\n".join(map(json.dumps, evaluation.to_dicts())))
+    else:
+        click.echo("\n".join([*evaluation.header(), *map(str, evaluation)]))
+    if markdown is not None and markdown != DASH:
+        evaluation.write_markdown(markdown)
+    if plots is not None:
+        from voicestyle.evaluate.figures import save_plots
+
+        save_plots(evaluation, plots)
+
+
+PATH = click.Path(path_type=Path)
+DASH = Path("-")  # stdout
+
+
+def _all(*options: Callable) -> Callable[[Callable], Callable]:
+    """Several options as one, shown in this order."""
+
+    def add(function: Callable) -> Callable:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+def option_manifest(required: bool, *more: Callable) -> Callable[[Callable], Callable]:
+    """What is scored, and with what model."""
+    return _all(
+        click.argument("manifest", type=PATH, required=required),
+        click.option("--split", default="val", help="Of the manifest."),
+        *more,
+        option_seed,
+        option_json,
+        option_model,
+    )
+
+
+# which trials over which files, what is averaged, and where the results go
+option_protocol = option_manifest(
+    False,
+    click.option("--faces", metavar="frontal|wild|DIR", help="Of a manifest [default: frontal]; or NAME/1.6/VIDEO/..."),
+    click.option("--lists", multiple=True, type=PATH, help="Folder or file of lists of trials; may be repeated."),
+    click.option("--wav", type=PATH, metavar="DIR", help="id10001/VIDEO/..., for published lists."),
+    click.option("--align", is_flag=True, help="Find the faces of published lists first (needs dlib-bin)."),
+    click.option("--write-lists", type=PATH, metavar="DIR", help="Write the trials as lists."),
+    click.option("--crops", type=click.IntRange(min=1), help="Average over N random windows of each recording."),
+    click.option("--reference-protocol", is_flag=True, help="Average as CMPC's code does."),
+    click.option(
+        "--trained-on", multiple=True, type=PATH, metavar="MANIFEST", help="Refuse who is in its split train."
+    ),
+    click.option("--allow-leaks", is_flag=True, help="Mark a leak in the report instead."),
+    click.option("--cache", type=PATH, metavar="DIR", help="Keep embeddings: a stopped evaluation goes on."),
+    click.option("--markdown", type=PATH, metavar="FILE", help="Write a table; - prints it."),
+    click.option("--plots", type=PATH, metavar="DIR", help="Draw ROC or CMC curves and similarities."),
 )
 
 
-def option_manifest(function: Callable) -> Callable:
-    """What is scored."""
-    for option in (
-        option_model,
-        option_json,
-        option_seed,
-        click.option("--split", default="val", help="Of the manifest."),
-        click.argument("manifest", type=click.Path(path_type=Path)),
-    ):
-        function = option(function)
-    return function
+option_strata = click.option(
+    "--strata", multiple=True, type=click.Choice(["U", "G", "N", "GN"]),
+    help="Impostors share: U nothing, G gender, N nationality.  [default: as labels allow]",
+)  # fmt: skip
 
 
 @evaluate.command(short_help="Which of N faces belongs to the voice, and the reverse.")
-@option_manifest
-@option_faces
+@option_protocol
+@option_strata
 @click.option(
     "--candidates", multiple=True, type=click.IntRange(min=2), default=(2,), help="N of 1:N; may be repeated."
 )
@@ -65,33 +159,32 @@ def matching(**options: Any) -> None:
 
     Which of N faces belongs to the voice, and which of N voices to the face.
     """
-    _evaluate_association("matching", **options)
+    _evaluate("matching", **options)
 
 
 @evaluate.command(short_help="Do this voice and this face belong to one person?")
-@option_manifest
-@option_faces
+@option_protocol
+@option_strata
 def verification(**options: Any) -> None:
-    """Example: voicestyle evaluate verification pairs.csv
+    """Example: voicestyle evaluate verification pairs.csv --trained-on train.csv
 
     Do this voice and this face belong to one person?
     """
-    _evaluate_association("verification", **options)
+    _evaluate("verification", **options)
 
 
 @evaluate.command(short_help="Rank all faces for a voice, and the reverse.")
-@option_manifest
-@option_faces
+@option_protocol
 def retrieval(**options: Any) -> None:
-    """Example: voicestyle evaluate retrieval pairs.csv
+    """Example: voicestyle evaluate retrieval --lists data/retrieval --wav vox1/wav --faces vox1/unzippedFaces
 
     All faces ranked for each voice, and all voices for each face.
     """
-    _evaluate_association("retrieval", **options)
+    _evaluate("retrieval", **options)
 
 
 @evaluate.command(short_help="Are generated faces like the speakers?")
-@option_manifest
+@option_manifest(True)
 @click.option("--num-voices", type=click.IntRange(min=2), help="Drawn with the seed.  [default: all]")
 @click.option("--num-faces", type=click.IntRange(min=1), default=4, help="Faces for each voice.")
 @click.option("--steps", type=click.IntRange(min=0), help="Guided steps.  [default: the model's]")

@@ -1,25 +1,22 @@
-"""How well a model tells whose voice it is: the voices and faces of a manifest, embedded and scored."""
+"""How well a model tells whose voice it is: the voices and faces of a protocol, embedded and scored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from voicestyle.data.manifest import Item, Manifest
-from voicestyle.data.pictures import frontal_picture, wild_picture
-from voicestyle.evaluate.matching import matching
-from voicestyle.evaluate.report import Report
-from voicestyle.evaluate.retrieval import retrieval
-from voicestyle.evaluate.verification import verification
+from voicestyle.data.manifest import Manifest
+from voicestyle.evaluate.embeddings import Averaging, Embeddings, Source, encode
+from voicestyle.evaluate.lists import MatchingList, RetrievalList, Task, TrialList, VerificationList
+from voicestyle.evaluate.matching import score_matching
+from voicestyle.evaluate.protocol import NOT_MADE, Faces, Protocol, manifest_protocol
+from voicestyle.evaluate.report import Evaluation, Scored
+from voicestyle.evaluate.retrieval import score_retrieval
+from voicestyle.evaluate.verification import score_verification
 
 if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle
-
-Task = Literal["matching", "verification", "retrieval"]
-Faces = Literal["frontal", "wild"]
 
 
 def evaluate_association(
@@ -27,62 +24,69 @@ def evaluate_association(
     manifest: Manifest,
     task: Task,
     split: str = "val",
-    seed: int = 0,  # of the trials and the bootstrap
+    seed: int = 0,  # of the trials, the crops and the bootstrap
     *,
     faces: Faces = "frontal",  # which pictures are compared: frontal renderings, or frames in the wild, aligned
     candidates: Sequence[int] = (2,),  # N of each 1:N matching
-    refuse: Callable[[Item, Exception], None] | None = None,  # told of an item that is left out; default: an error
-    progress: Callable[[int], object] | None = None,  # told how many more items are done
-) -> list[Report]:
-    """The scores of one task in all its directions; also against impostors of the same gender, where it is known.
-
-    Items need a voice and a picture; the other kind stands in where an item lacks the one asked for.
+    strata: Sequence[str] | None = None,  # of U, G, N, GN; default: U, and those that the items have labels for
+    refuse: Callable[[Source, Exception], None] | None = None,  # told of a source left out; default: an error
+    progress: Callable[[int], object] | None = None,  # told how many more voices and faces are done
+) -> Evaluation:
+    """The scores of one task over the pairs of a manifest, in all its directions and strata.
 
     Raises:
-        ValueError: fewer than two such items in the split, or an unusable one where nobody is told of it
+        ValueError: fewer than two pairs in the split, or an unusable one where nobody is told of it
     """
-    items = [item for item in manifest.split(split) if item.voice and (item.frontal or item.face)]
-    items, voice, face = _embed(vs, items, faces, refuse, progress)
-    if len(items) < 2:
-        raise ValueError(f"{manifest.name}: {len(items)} usable pairs in split {split!r}, at least 2 needed")
-    people, genders = [item.identity for item in items], [item.gender for item in items]
-    if task == "retrieval":
-        return [retrieval(voice, face, people, seed, direction=direction) for direction in ("v2f", "f2v")]
-    strata = {"any": None, **({"same gender": genders} if any(genders) else {})}
-    if task == "verification":
-        return [
-            report
-            for name, labels in strata.items()
-            for report in verification(voice, face, people, seed, strata=labels, stratum=name)
-        ]
-    return [
-        matching(voice, face, people, seed, direction=direction, strata=labels, stratum=name, num_candidates=n)
-        for n in candidates
-        for direction in ("v2f", "f2v")
-        for name, labels in strata.items()
-    ]
+    protocol = manifest_protocol(manifest, task, split, seed, faces=faces, strata=strata, candidates=candidates)
+    return evaluate_protocol(vs, protocol, seed, refuse=refuse, progress=progress)
 
 
-def _embed(
+def evaluate_protocol(
     vs: VoiceStyle,
-    items: Sequence[Item],
-    kind: Faces,
-    refuse: Callable[[Item, Exception], None] | None,
-    progress: Callable[[int], object] | None,
-) -> tuple[list[Item], Tensor, Tensor]:
-    """The usable items with their embeddings (N,D) of voices and faces."""
-    usable, voices, faces = [], [torch.empty(0)], [torch.empty(0)]
-    for item in items:
-        try:
-            wild = item.face is not None and (kind == "wild" or item.frontal is None)
-            both = vs.encode_voice(item.voice), vs.encode_face(wild_picture(item) if wild else frontal_picture(item))
-            voices.append(both[0].cpu())
-            faces.append(both[1].cpu())
-            usable.append(item)
-        except (ValueError, OSError) as error:
-            if refuse is None:
-                raise
-            refuse(item, error)
-        if progress is not None:
-            progress(1)
-    return usable, torch.cat(voices), torch.cat(faces)
+    protocol: Protocol,
+    seed: int = 0,  # of the bootstrap, and of the crops where `averaging` is not given
+    *,
+    averaging: Averaging | None = None,  # default: what the model does by itself
+    cache: str | Path | None = None,  # folder of embeddings: an evaluation that was stopped goes on from there
+    leak_check: str = NOT_MADE,  # what `protocol.leak_check` said
+    refuse: Callable[[Source, Exception], None] | None = None,  # told of a source left out; default: an error
+    progress: Callable[[int], object] | None = None,  # told how many more voices and faces are done
+) -> Evaluation:
+    """The scores of all lists of a protocol. Each recording and each picture is embedded once.
+
+    Raises:
+        ValueError: an unusable source where nobody is told of it, a list without a usable trial, or NaN
+    """
+    averaging = averaging or Averaging(seed=seed)
+    refused: dict[str, str] = {}
+
+    def leave_out(source: Source, error: Exception) -> None:
+        if refuse is None:
+            raise error
+        refused[f"{source.side} {source.name}"] = str(error)
+        refuse(source, error)
+
+    voices, faces = (encode(vs, sources, averaging, cache, leave_out, progress)
+                     for sources in (protocol.voices, protocol.faces))  # fmt: skip
+    scored: dict[str, Scored] = {}
+    for trial_list in protocol.lists:
+        scored |= _score(trial_list, voices, faces, seed)
+    how = averaging.describe(vs.config.encoder.log_mel)
+    return Evaluation(
+        vs.config.name, vs.model.encoder_fingerprint, protocol.name,
+        voices=how["voice"], faces=f"{protocol.pictures}, {how['face']}",
+        leak_check=leak_check, scored=scored, refused=refused,
+    )  # fmt: skip
+
+
+def _score(trial_list: TrialList, voices: Embeddings, faces: Embeddings, seed: int) -> dict[str, Scored]:
+    """The scores of a list, by its name; those of retrieval by its name and direction."""
+    name = Path(trial_list.file).stem
+    match trial_list:
+        case MatchingList():
+            return {name: score_matching(trial_list, voices, faces, seed)}
+        case VerificationList():
+            return {name: score_verification(trial_list, voices, faces, seed)}
+        case RetrievalList():
+            directions = zip(("v2f", "f2v"), score_retrieval(trial_list, voices, faces, seed), strict=True)
+            return {f"{name}_{direction}": scored for direction, scored in directions}

@@ -2,98 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from voicestyle.evaluate.report import Report, similarity
+from voicestyle.evaluate.embeddings import Embeddings
+from voicestyle.evaluate.lists import STRATA, Direction, MatchingList, source
+from voicestyle.evaluate.report import Report, Scored
+from voicestyle.evaluate.trials import make_trials
 from voicestyle.metrics import bootstrap_interval, matching_correct
 
-Direction = Literal["v2f", "f2v"]
 TASKS = {"v2f": "voice to face", "f2v": "face to voice"}
-
-
-@dataclass(frozen=True)
-class Trials:
-    """Probes with their candidates, as row numbers."""
-
-    probe: NDArray[np.int64]  # (T,)
-    positive: NDArray[np.int64]  # (T,)
-    negatives: NDArray[np.int64]  # (T, N - 1)
-
-
-def make_trials(
-    identities: Sequence[str],
-    seed: int,
-    *,
-    strata: Sequence[str] | None = None,
-    num_candidates: int = 2,
-    repeats: int = 50,
-) -> Trials:
-    """Every item as a probe `repeats` times, its own partner as the positive, impostors of other identities.
-
-    An impostor is drawn by identity first and by item second, so that a person with many clips counts once. The
-    impostors of one trial are different people.
-
-    Args:
-        identities: (N,) whom each item belongs to
-        seed: the same seed makes the same trials
-        strata: (N,) labels; impostors share the probe's, and items with an empty label are left out
-        num_candidates: N of 1:N
-        repeats: trials a probe
-
-    Raises:
-        ValueError: an item has fewer than N - 1 possible impostors
-    """
-    rng = np.random.default_rng(seed)
-    labels = ["all"] * len(identities) if strata is None else list(strata)
-    rows_of: dict[str, dict[str, list[int]]] = {}
-    for row, (identity, label) in enumerate(zip(identities, labels, strict=True)):
-        if label:
-            rows_of.setdefault(label, {}).setdefault(identity, []).append(row)
-    probes, negatives = [], []
-    for label, people in rows_of.items():
-        names = list(people)
-        if len(names) < num_candidates:
-            raise ValueError(f"trials: {len(names)} identities of stratum {label!r}, at least {num_candidates} needed")
-        for me, identity in enumerate(names):
-            for probe in people[identity] * repeats:
-                others = rng.choice(len(names) - 1, num_candidates - 1, replace=False)
-                drawn = [people[names[i + (i >= me)]] for i in others]
-                probes.append(probe)
-                negatives.append([rows[rng.integers(len(rows))] for rows in drawn])
-    if not probes:
-        raise ValueError("trials: no item has a label of this stratum")
-    probe = np.array(probes)
-    return Trials(probe, probe, np.array(negatives))
-
-
-def read_trials(path: str | Path, probes: Mapping[str, int], candidates: Mapping[str, int]) -> Trials:
-    """The trials of a published list: lines of probe, positive and negatives, separated by spaces.
-
-    Args:
-        path: e.g. ``matching_v2f_G.csv`` of the CMPC release
-        probes: the row of each probe's name
-        candidates: the row of each candidate's name
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such list of trials")
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not lines or len(lines[0]) < 3 or any(len(line) != len(lines[0]) for line in lines):
-        raise ValueError(f"{path}: expected lines of one length with a probe, a positive and negatives")
-    missing = {line[0] for line in lines} - set(probes) | {name for line in lines for name in line[1:]} - set(
-        candidates
-    )
-    if missing:
-        raise ValueError(f"{path}: {len(missing)} files of the list are not there, e.g. {sorted(missing)[0]}")
-    rows = np.array([[probes[line[0]], *(candidates[name] for name in line[1:])] for line in lines])
-    return Trials(rows[:, 0], rows[:, 1], rows[:, 2:])
 
 
 def matching(
@@ -119,14 +40,69 @@ def matching(
         stratum: the name of these strata in the report
         num_candidates: N of 1:N
     """
-    scores = similarity(voice_emb, face_emb, identities).numpy()
-    scores = scores if direction == "v2f" else scores.T
+    if voice_emb.ndim != 2 or voice_emb.shape != face_emb.shape or len(voice_emb) != len(identities):
+        raise ValueError(
+            f"embeddings: got voices {tuple(voice_emb.shape)}, faces {tuple(face_emb.shape)}, {len(identities)} "
+            "identities; expected (N, D), (N, D) and N"
+        )
     trials = make_trials(identities, seed, strata=strata, num_candidates=num_candidates)
-    correct = matching_correct(scores[trials.probe, trials.positive], scores[trials.probe[:, None], trials.negatives])
+    sides = [Embeddings(emb.detach().double().cpu().numpy(), {}) for emb in (voice_emb, face_emb)]
+    probe, gallery = sides if direction == "v2f" else sides[::-1]
+    similarities = _similarities(probe, gallery, trials.probe, np.column_stack([trials.positive, trials.negatives]))
     people = np.asarray(identities)[trials.probe]
+    return _report(similarities, people, seed, direction, stratum, num_unlabeled=trials.num_unlabeled)
+
+
+def score_matching(trial_list: MatchingList, voices: Embeddings, faces: Embeddings, seed: int = 0) -> Scored:
+    """Accuracy on a list; trials of an item that has no embedding are left out and counted.
+
+    Args:
+        trial_list: names of probes and candidates
+        voices: by name
+        faces: by name
+        seed: of the bootstrap
+
+    Raises:
+        ValueError: no trial is left
+    """
+    probe, gallery = (voices, faces) if trial_list.direction == "v2f" else (faces, voices)
+    rows = np.column_stack(
+        [probe.find(trial[0] for trial in trial_list.trials)]
+        + [gallery.find(names) for names in list(zip(*trial_list.trials, strict=True))[1:]]
+    )
+    usable = (rows >= 0).all(1)
+    if not usable.any():
+        raise ValueError(f"{trial_list.file}: none of {len(rows)} trials is left, for lack of usable items")
+    people = np.array([trial_list.people[trial[0]] for trial in trial_list.trials])[usable]
+    rows = rows[usable]
+    similarities = _similarities(probe, gallery, rows[:, 0], rows[:, 1:])
+    report = _report(
+        similarities, people, seed, trial_list.direction, STRATA[trial_list.stratum],
+        trials=source(trial_list), num_left_out=int((~usable).sum()), num_unlabeled=trial_list.num_unlabeled,
+    )  # fmt: skip
+    own = np.broadcast_to(np.arange(similarities.shape[1]) == 0, similarities.shape)
+    return Scored((report,), similarities.ravel(), own.ravel())
+
+
+def _similarities(
+    probe: Embeddings, gallery: Embeddings, rows: NDArray[np.int64], candidates: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """(T, N) of each probe to its candidates, the positive first."""
+    return np.column_stack([probe.cosines(rows, gallery, column) for column in candidates.T])
+
+
+def _report(
+    similarities: NDArray[np.float64],
+    people: NDArray,
+    seed: int,
+    direction: Direction,
+    stratum: str,
+    **about: int | str,
+) -> Report:
+    correct = matching_correct(similarities[:, 0], similarities[:, 1:])
     return Report(
-        task=f"matching 1:{num_candidates}, {TASKS[direction]}", stratum=stratum, metric="accuracy",
-        score=float(correct.mean()), chance=1 / num_candidates,
+        task=f"matching 1:{similarities.shape[1]}, {TASKS[direction]}", stratum=stratum, metric="accuracy",
+        score=float(correct.mean()), chance=1 / similarities.shape[1],
         interval=bootstrap_interval(correct, people, seed),
-        num_trials=len(correct), num_identities=len(set(people)), seed=seed,
+        num_trials=len(correct), num_identities=len(set(people.tolist())), seed=seed, **about,
     )  # fmt: skip

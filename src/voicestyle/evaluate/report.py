@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+COLUMNS = ("task", "within", "metric", "score", "95 % interval", "chance", "trials", "left out", "identities", "list")
 
 
 @dataclass(frozen=True)
 class Report:
     """One score of one task."""
 
-    task: str  # e.g. "verification, voice to face"
+    task: str  # e.g. "matching 1:2, voice to face"
     stratum: str  # what the impostors share with the probe: "any", "same gender", ...
-    metric: str  # "AUC", "EER", "accuracy", "mAP"
+    metric: str  # "AUC", "EER", "accuracy", "mAP", "R@1", "median rank"
     score: float
     chance: float  # what constant embeddings score
     interval: tuple[float, float]  # 95 %, bootstrap over identities
     num_trials: int
     num_identities: int  # of the probes
-    seed: int  # of the trials and of the bootstrap
+    seed: int  # of the trials, where they were made, and of the bootstrap
+    trials: str = ""  # the file of the trials; empty: made with the seed
+    num_left_out: int = 0  # trials or queries of an item that could not be used
+    num_unlabeled: int = 0  # items that could not be in the stratum: no label, or too few people share it
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values."""
@@ -31,28 +38,93 @@ class Report:
 
     def __str__(self) -> str:
         low, high = self.interval
-        return (
+        text = (
             f"{self.task} ({self.stratum}): {self.metric} {self.score:.3f} [{low:.3f}, {high:.3f}], "
             f"chance {self.chance:.3f}, {self.num_trials} trials, {self.num_identities} identities, seed {self.seed}"
         )
+        text += f", {self.num_left_out} trials left out" if self.num_left_out else ""
+        text += f", {self.num_unlabeled} items without a label left out" if self.num_unlabeled else ""
+        return text + (f", {self.trials}" if self.trials else "")
+
+    def cells(self) -> tuple[str, ...]:
+        """The values of `COLUMNS`."""
+        interval = f"{self.interval[0]:.3f} to {self.interval[1]:.3f}"
+        left_out = f"{self.num_left_out} trials" + (f", {self.num_unlabeled} items" if self.num_unlabeled else "")
+        return (
+            self.task, self.stratum, self.metric, f"{self.score:.3f}", interval, f"{self.chance:.3f}",
+            f"{self.num_trials:,}", left_out, str(self.num_identities), self.trials or f"seed {self.seed}",
+        )  # fmt: skip
 
 
-def check_disjoint(trained: Iterable[str], tested: Iterable[str]) -> None:
-    """Raise ValueError, with a few names, where identities of the training are among those of a test."""
-    shared = sorted(set(trained) & set(tested))
-    if shared:
-        raise ValueError(
-            f"leak: {len(shared)} tested identities were trained on, e.g. {', '.join(shared[:3])}; "
-            "test on identities that the model has never seen"
-        )
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What one list of trials gives: its scores, and what curves are drawn from."""
+
+    reports: tuple[Report, ...]
+    similarities: NDArray[np.float64] | None = None  # (T,) of pairs
+    same_person: NDArray[np.bool_] | None = None  # (T,)
+    ranks: NDArray[np.float64] | None = None  # (Q,) of the first relevant item
+    num_relevant: NDArray[np.int64] | None = None  # (Q,)
+    num_candidates: int = 0  # size of the gallery
 
 
-def similarity(voice_emb: Tensor, face_emb: Tensor, identities: Sequence[str]) -> Tensor:
-    """(N, N) float64 cosines on the CPU, voices in rows: of embeddings that belong to the same N items."""
-    if voice_emb.ndim != 2 or voice_emb.shape != face_emb.shape or len(voice_emb) != len(identities):
-        raise ValueError(
-            f"embeddings: got voices {tuple(voice_emb.shape)}, faces {tuple(face_emb.shape)}, {len(identities)} "
-            "identities; expected (N, D), (N, D) and N"
-        )
-    voice, face = (torch.nn.functional.normalize(emb.detach().double().cpu(), dim=1) for emb in (voice_emb, face_emb))
-    return voice @ face.T
+@dataclass(frozen=True, eq=False)
+class Evaluation(Sequence[Report]):
+    """The reports of one task, and how they came about."""
+
+    model: str
+    encoder_fingerprint: str
+    tested: str  # manifest and split, or folder of lists
+    voices: str  # what of a recording is embedded
+    faces: str  # what of a picture is embedded
+    leak_check: str
+    scored: Mapping[str, Scored]  # name of the list -> its scores
+    refused: Mapping[str, str] = field(default_factory=dict)  # items that could not be used, and why
+
+    @property
+    def reports(self) -> list[Report]:
+        """All of them, list by list."""
+        return [report for scored in self.scored.values() for report in scored.reports]
+
+    def __len__(self) -> int:
+        return len(self.reports)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.reports[index]
+
+    def context(self) -> dict[str, Any]:
+        """What every number of this evaluation has to be read with, as plain JSON-ready values."""
+        names = ("model", "encoder_fingerprint", "tested", "voices", "faces", "leak_check")
+        return {**{name: getattr(self, name) for name in names}, "num_refused": len(self.refused)}
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One JSON-ready record a score, each with the whole context."""
+        return [{**report.to_dict(), **self.context()} for report in self.reports]
+
+    def header(self) -> list[str]:
+        """The context as lines for people."""
+        lines = [
+            f"model {self.model} (encoder {self.encoder_fingerprint[:12]}), {self.tested}",
+            f"voices: {self.voices}; faces: {self.faces}",
+            self.leak_check,
+        ]
+        if self.refused:
+            lines.append(f"{len(self.refused)} recordings or pictures could not be used; their trials are left out")
+        return lines
+
+    def to_markdown(self) -> str:
+        """The context and a table, one score a line."""
+        rows = [COLUMNS, ["---"] * len(COLUMNS), *(report.cells() for report in self.reports)]
+        table = [f"| {' | '.join(row)} |" for row in rows]
+        return "\n".join([*(f"- {line}" for line in self.header()), "", *table]) + "\n"
+
+    def write_markdown(self, path: str | Path) -> None:
+        """Write `to_markdown` to a file, all or nothing."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            beside.write_text(self.to_markdown(), encoding="utf-8")
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)

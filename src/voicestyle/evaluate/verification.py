@@ -2,84 +2,58 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
+from numpy.typing import ArrayLike, NDArray
 
-from voicestyle.evaluate.matching import make_trials
-from voicestyle.evaluate.report import Report, similarity
-from voicestyle.metrics import bootstrap_interval, equal_error_rate, roc_auc
+from voicestyle.evaluate.embeddings import Embeddings
+from voicestyle.evaluate.lists import STRATA, VerificationList, source
+from voicestyle.evaluate.report import Report, Scored
+from voicestyle.metrics import equal_error_rate, roc_auc, roc_intervals
 
 
-def verification(
-    voice_emb: Tensor,
-    face_emb: Tensor,
-    identities: Sequence[str],
-    seed: int = 0,
-    *,
-    strata: Sequence[str] | None = None,
-    stratum: str = "any",
-) -> list[Report]:
-    """AUC and equal error rate of each voice with its own face against the faces of impostors.
+def score_verification(trial_list: VerificationList, voices: Embeddings, faces: Embeddings, seed: int = 0) -> Scored:
+    """AUC and equal error rate on a list; trials of an item that has no embedding are left out and counted.
 
     Args:
-        voice_emb: (N, D) unit norm
-        face_emb: (N, D) unit norm, of the same items
-        identities: (N,)
-        seed: of the trials (the impostors of `matching.make_trials`) and the bootstrap
-        strata: (N,) labels that impostors share with the voice, e.g. genders
-        stratum: the name of these strata in the report
+        trial_list: names of voices and faces
+        voices: by name
+        faces: by name
+        seed: of the bootstrap
+
+    Raises:
+        ValueError: no trial with one person is left, or none with two
     """
-    scores = similarity(voice_emb, face_emb, identities).numpy()
-    trials = make_trials(identities, seed, strata=strata)
-    own = np.unique(trials.probe)
-    voice = np.concatenate([own, trials.probe])
-    face = np.concatenate([own, trials.negatives[:, 0]])
-    return score_pairs(scores[voice, face], voice == face, np.asarray(identities)[voice], seed, stratum)
+    names = list(zip(*trial_list.trials, strict=True))
+    rows, columns, labels = voices.find(names[0]), faces.find(names[1]), np.array(names[2], bool)
+    usable = (rows >= 0) & (columns >= 0)
+    rows, columns, labels = rows[usable], columns[usable], labels[usable]
+    if labels.all() or not labels.any():
+        raise ValueError(
+            f"{trial_list.file}: {labels.sum()} trials with one person and {(~labels).sum()} with two are left of "
+            f"{len(usable)}, at least one of each needed"
+        )
+    similarities = voices.cosines(rows, faces, columns)
+    people = np.array([trial_list.people[voice] for voice in names[0]])[usable]
+    reports = score_pairs(
+        similarities, labels, people, seed, STRATA[trial_list.stratum],
+        trials=source(trial_list), num_left_out=int((~usable).sum()), num_unlabeled=trial_list.num_unlabeled,
+    )  # fmt: skip
+    return Scored(tuple(reports), similarities, labels)
 
 
 def score_pairs(
-    scores: NDArray[np.float64], labels: NDArray[np.bool_], people: NDArray, seed: int, stratum: str
+    similarities: ArrayLike, labels: NDArray[np.bool_], people: NDArray, seed: int, stratum: str, **about: int | str
 ) -> list[Report]:
-    """AUC and equal error rate of pairs (T,), labeled true where one person; `people` (T,) own the voices."""
-    table = np.stack([scores, labels], axis=1)
+    """AUC and equal error rate of pairs (T,), labeled true where one person; `people` (T,) own the voices.
+
+    The intervals are over the people who own the voices; `about` is further fields of the reports.
+    """
+    auc, eer = roc_intervals(similarities, labels, people, seed)
+    scores = (("AUC", roc_auc, auc), ("EER", equal_error_rate, eer))
     return [
         Report(
-            task="verification", stratum=stratum, metric=metric, score=score(scores, labels), chance=0.5,
-            interval=bootstrap_interval(table, people, seed, statistic=lambda t, score=score: score(t[:, 0], t[:, 1])),
-            num_trials=len(scores), num_identities=len(set(people)), seed=seed,
+            task="verification", stratum=stratum, metric=metric, score=score(similarities, labels), chance=0.5,
+            interval=interval, num_trials=len(labels), num_identities=len(set(people.tolist())), seed=seed, **about,
         )
-        for metric, score in (("AUC", roc_auc), ("EER", equal_error_rate))
+        for metric, score, interval in scores
     ]  # fmt: skip
-
-
-def read_pairs(
-    path: str | Path, voices: Mapping[str, int], faces: Mapping[str, int]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Voice rows, face rows and labels (T,) of a published list, e.g. ``veriflist_test_G_unseenunheard.txt``.
-
-    Args:
-        path: a CSV with the columns label, voice-path and face-path
-        voices: the row of each voice's name
-        faces: the row of each face's name
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such list of trials")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if not {"label", "voice-path", "face-path"} <= set(reader.fieldnames or ()):
-            raise ValueError(
-                f"{path}: columns {reader.fieldnames}, expected label, voice-path and face-path among them"
-            )
-        lines = list(reader)
-    missing = {r["voice-path"] for r in lines} - set(voices) | {r["face-path"] for r in lines} - set(faces)
-    if missing:
-        raise ValueError(f"{path}: {len(missing)} files of the list are not there, e.g. {sorted(missing)[0]}")
-    voice = np.array([voices[r["voice-path"]] for r in lines])
-    face = np.array([faces[r["face-path"]] for r in lines])
-    return voice, face, np.array([r["label"] == "1" for r in lines])
