@@ -186,10 +186,11 @@ def normalize_volume(waveform: Tensor, target_dbfs: float = TARGET_DBFS) -> Tens
     return waveform * gain if gain > 1 else waveform
 
 
-def remove_silence(waveform: Tensor, config: LogMelConfig) -> Tensor:
+def remove_silence(waveform: Tensor, config: LogMelConfig, mode: int = 2) -> Tensor:
     """The speech of a waveform (n,), found by WebRTC's detector and cut out as the front end was trained with.
 
-    ``ge2e`` shortens long silences only (resemblyzer); the others keep speech alone (cmpc2). Empty without speech.
+    ``ge2e`` shortens long silences only (resemblyzer); the others keep speech alone (cmpc2), which is what passes the
+    detector at aggressiveness `mode`, 0 to 3. Empty without speech.
     """
     if config.front_end == "ge2e":
         length = 30 * config.sample_rate // 1000
@@ -197,7 +198,7 @@ def remove_silence(waveform: Tensor, config: LogMelConfig) -> Tensor:
     else:
         length = 20 * config.sample_rate // 1000
         # a last frame that ends with the clip is never looked at: py-webrtcvad's example, which cmpc2 follows
-        keep = _collect_speech(_pcm_frames(waveform[:-1], length, full_scale=32768), config.sample_rate)
+        keep = _collect_speech(_pcm_frames(waveform[:-1], length, full_scale=32768), config.sample_rate, mode)
     frames = waveform[: len(keep) * length].reshape(-1, length)
     return frames[torch.from_numpy(keep)].reshape(-1)
 
@@ -208,13 +209,13 @@ def _pcm_frames(waveform: Tensor, length: int, full_scale: int) -> list[bytes]:
     return [pcm[i : i + 2 * length] for i in range(0, len(pcm) - 2 * length + 1, 2 * length)]
 
 
-def _collect_speech(frames: list[bytes], sample_rate: int) -> np.ndarray:
+def _collect_speech(frames: list[bytes], sample_rate: int, mode: int) -> np.ndarray:
     """Whether cmpc2 keeps each frame: two frames of speech in a row open a segment, two without close it; all stay.
 
     The detector has a memory, and every frame in the ring is put to it anew with each frame that comes: so an answer
     depends on how often the frames before were asked about, and asking once each keeps other frames.
     """
-    detector = webrtcvad.Vad(2)
+    detector = webrtcvad.Vad(mode)
     keep = np.zeros(len(frames), bool)
     ring: list[int] = []  # 50 ms of padding hold two frames of 20 ms, and above 90 % of two is both
     speaking = False
