@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fill import fill, inp
 from voicestyle.config import EncoderConfig, ImageConfig, LogMelConfig
-from voicestyle.convert.cmpc import from_reference, key_table, read_encoder, read_torch_file, to_reference
+from voicestyle.convert.cmpc import from_reference, key_table, read_encoder, to_reference
 from voicestyle.image import crop_resize
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.nn.resnet import ResNet
@@ -86,32 +86,6 @@ def test_checkpoint_of_another_layout(tmp_path: Path) -> None:
     torch.save({"g_ema": {}}, path)
     with pytest.raises(ValueError, match=r"holds \['g_ema'\], expected a CMPC checkpoint"):
         read_encoder(path, 256)
-
-
-class Hostile:
-    """Unpickling it would call `print`."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return print, ("unsafe",)
-
-
-def test_foreign_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "checkpoint.pth"
-    with pytest.raises(FileNotFoundError, match=r"checkpoint\.pth"):
-        read_torch_file(path)
-    path.write_text("\n<html>Quota exceeded</html>")
-    with pytest.raises(ValueError, match="HTML page"):
-        read_torch_file(path)
-    torch.save({"model": torch.zeros(1000)}, path)
-    data = path.read_bytes()
-    for damaged in (b"", data[:10], data[: len(data) // 2], b"not a checkpoint"):
-        path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="truncated, unsafe, or not a PyTorch checkpoint"):
-            read_torch_file(path)
-    torch.save({"model": Hostile()}, path)
-    with pytest.raises(ValueError, match="unsafe"):
-        read_torch_file(path)
-    assert "unsafe" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("depth", "num_parameters"), [(18, 11_176_512), (34, 21_284_672)])

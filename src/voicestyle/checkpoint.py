@@ -1,7 +1,8 @@
-"""Model folders: ``config.json``, a safetensors file for each of encoder, generator and prototypes, ``README.md``.
+"""Model folders: ``config.json``, a safetensors file for each network and for the prototypes, ``README.md``.
 
-Weights are stored as float16 where that is exact enough (matrices and kernels) and are float32 once loaded. A network's
-fingerprint is that of its stored form, so it is the same before saving and after loading.
+Weights are stored as float16 where that is exact enough (matrices and kernels of networks that were trained here), or
+as float32 (converted ones, which are to give what the authors' files give), and are float32 once loaded. A network's
+fingerprint is that of its float16 form, so it is the same before saving and after loading, in either type.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from voicestyle.config import EncoderConfig, GeneratorConfig, VoiceStyleConfig, from_dict, to_dict
+from voicestyle.config import VoiceStyleConfig, from_dict, to_dict
+from voicestyle.nn.arcface import IRSE50
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.nn.stylegan2 import Generator
 from voicestyle.prototypes import PrototypeBank
@@ -32,8 +34,9 @@ EMBEDDED = "voicestyle-small"
 MODELS = Path(__file__).parent / "models"  # what the package ships
 FORMAT_VERSION = 1
 HEADER = ("format_version", "part", "license", "fingerprint")  # of each part, beside the caller's metadata
-CONFIG, ENCODER, GENERATOR, PROTOTYPES, CARD = (
-    "config.json", "encoder.safetensors", "generator.safetensors", "prototypes.safetensors", "README.md",
+CONFIG, ENCODER, GENERATOR, IDENTITY, PROTOTYPES, CARD = (
+    "config.json", "encoder.safetensors", "generator.safetensors", "identity.safetensors", "prototypes.safetensors",
+    "README.md",
 )  # fmt: skip
 
 
@@ -49,10 +52,13 @@ class Model:
     generator_fingerprint: str | None
     metadata: dict[str, Any]  # provenance: what `save_model` was given
     folder: Path
+    identity: IRSE50 | None = None
+    identity_fingerprint: str | None = None
+    dtype: torch.dtype = torch.float16  # what the weights are stored in; `save_model` takes it
 
     def summary(self) -> dict[str, Any]:
         """What the model is and where it comes from, as plain JSON-ready values."""
-        networks = {"encoder": self.encoder, "generator": self.generator}
+        networks = {"encoder": self.encoder, "generator": self.generator, "identity": self.identity}
         counts = {n: sum(p.numel() for p in m.parameters()) for n, m in networks.items() if m is not None}
         return {
             "name": self.config.name,
@@ -63,13 +69,15 @@ class Model:
             "num_members": 0 if self.bank is None else len(self.bank.member_keys),
             "encoder_fingerprint": self.encoder_fingerprint,
             "generator_fingerprint": self.generator_fingerprint,
+            "identity_fingerprint": self.identity_fingerprint,
+            "stored_as": str(self.dtype).removeprefix("torch."),
             "config": to_dict(self.config),
             **self.metadata,
         }
 
 
-def stored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict in its stored form, on the CPU: matrices and kernels as float16, the rest unchanged.
+def stored(state: Mapping[str, Tensor], dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
+    """A state dict in its stored form, on the CPU: matrices and kernels as `dtype`, the rest unchanged.
 
     Vectors (biases, statistics of normalization) are small and can need the range, so they stay float32, and so does
     a tensor that float16 cannot hold.
@@ -77,16 +85,16 @@ def stored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     result = {}
     for name, value in state.items():
         value = value.detach().cpu().contiguous()
-        if value.ndim >= 2 and value.is_floating_point() and torch.isfinite(half := value.half()).all():
-            value = half
+        if value.ndim >= 2 and value.is_floating_point() and torch.isfinite(cast := value.to(dtype)).all():
+            value = cast
         result[name] = value
     return result
 
 
 def fingerprint(module: nn.Module) -> str:
-    """The sha256 (hex) of a network's stored state: names, types, shapes and bytes.
+    """The sha256 (hex) of a network's state in float16 form (`stored`): names, types, shapes and bytes.
 
-    It does not change by saving and loading, and is the same for weights that are stored alike.
+    It does not change by saving and loading, whatever the weights are stored in, and tells nothing finer apart.
     """
     digest = hashlib.sha256()
     for name, value in sorted(stored(module.state_dict()).items()):
@@ -108,6 +116,9 @@ def save_model(
     bank: PrototypeBank | None = None,
     metadata: Mapping[str, Any] | None = None,  # JSON-ready provenance: sources with their sha256, licence, ...
     card: str | None = None,  # text of README.md
+    *,
+    identity: IRSE50 | None = None,
+    dtype: torch.dtype = torch.float16,  # what matrices and kernels are stored in
 ) -> Path:
     """The folder, written whole: made beside and renamed, so that a reader never sees half a model.
 
@@ -118,21 +129,21 @@ def save_model(
     """
     folder = Path(folder)
     check_replaceable(folder)
-    fingerprints = {ENCODER: fingerprint(encoder), GENERATOR: fingerprint(generator) if generator is not None else None}
+    given = {ENCODER: encoder, GENERATOR: generator, IDENTITY: identity}
+    networks = {name: network for name, network in given.items() if network is not None}
+    fingerprints = {name: fingerprint(network) for name, network in networks.items()}
     if bank is not None:
-        bank.check(fingerprints[ENCODER], fingerprints[GENERATOR])
+        bank.check(fingerprints[ENCODER], fingerprints.get(GENERATOR))
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         (beside / CONFIG).write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
         (beside / CARD).write_text(card or _card(config), encoding="utf-8")
-        for name, module in ((ENCODER, encoder), (GENERATOR, generator)):
-            if module is not None:
-                header = {**(metadata or {}), "format_version": FORMAT_VERSION, "part": name,
-                          "license": config.license, "fingerprint": fingerprints[name]}  # fmt: skip
-                save_file(
-                    stored(module.state_dict()), beside / name, {"voicestyle": json.dumps(header, sort_keys=True)}
-                )
+        for name, network in networks.items():
+            header = {**(metadata or {}), "format_version": FORMAT_VERSION, "part": name,
+                      "license": config.license, "fingerprint": fingerprints[name]}  # fmt: skip
+            state = stored(network.state_dict(), dtype)
+            save_file(state, beside / name, {"voicestyle": json.dumps(header, sort_keys=True)})
         if bank is not None:
             bank.save(beside / PROTOTYPES)
         beside.chmod(0o755)  # mkdtemp makes it private, and safetensors its files
@@ -149,7 +160,7 @@ def check_replaceable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file, expected a folder to write the model to; choose another name")
     if folder.is_dir():
-        ours = {CONFIG, ENCODER, GENERATOR, PROTOTYPES, CARD}
+        ours = {CONFIG, ENCODER, GENERATOR, IDENTITY, PROTOTYPES, CARD}
         other = sorted(path.name for path in folder.iterdir() if path.name not in ours)
         if other:
             raise ValueError(
@@ -186,16 +197,23 @@ def load_model(name_or_folder: str | Path = EMBEDDED, device: str | torch.device
     """
     folder = _folder(name_or_folder)
     config = _read_config(folder)
-    encoder, header = _load_part(folder / ENCODER, VoiceFaceEncoder, config.encoder, device)
-    generator, generator_header, bank = None, {}, None
+    encoder, header, dtype = _load_part(folder / ENCODER, lambda: VoiceFaceEncoder(config.encoder), device)
+    generator, identity, bank = None, None, None
+    prints: dict[str, str] = {}
     if config.generator is not None and (folder / GENERATOR).exists():
-        generator, generator_header = _load_part(folder / GENERATOR, Generator, config.generator, device)
-    encoder_fingerprint, generator_fingerprint = header["fingerprint"], generator_header.get("fingerprint")
+        generator, its_header, _ = _load_part(folder / GENERATOR, lambda: Generator(config.generator), device)
+        prints[GENERATOR] = its_header["fingerprint"]
+    if (folder / IDENTITY).exists():
+        identity, its_header, _ = _load_part(folder / IDENTITY, IRSE50, device, math.inf)
+        prints[IDENTITY] = its_header["fingerprint"]
     if (folder / PROTOTYPES).exists():
         bank = PrototypeBank.load(folder / PROTOTYPES)
-        bank.check(encoder_fingerprint, generator_fingerprint, str(folder / PROTOTYPES))
+        bank.check(header["fingerprint"], prints.get(GENERATOR), str(folder / PROTOTYPES))
     metadata = {name: value for name, value in header.items() if name not in HEADER}
-    return Model(config, encoder, generator, bank, encoder_fingerprint, generator_fingerprint, metadata, folder)
+    return Model(
+        config, encoder, generator, bank, header["fingerprint"], prints.get(GENERATOR), metadata, folder,
+        identity, prints.get(IDENTITY), dtype,
+    )  # fmt: skip
 
 
 def _folder(name_or_folder: str | Path) -> Path:
@@ -233,28 +251,28 @@ def _read_config(folder: Path) -> VoiceStyleConfig:
 
 
 def _load_part(
-    path: Path, make: Callable[[Any], nn.Module], config: EncoderConfig | GeneratorConfig, device: str | torch.device
-) -> tuple[Any, dict[str, Any]]:
-    """A network with the weights of one file, and the file's header."""
+    path: Path, make: Callable[[], nn.Module], device: str | torch.device, limit: float | None = None
+) -> tuple[Any, dict[str, Any], torch.dtype]:
+    """A network with the weights of one file, the file's header, and what its matrices are stored in."""
     state, header = _read_part(path)
-    limit = 2 * sum(value.numel() for value in state.values()) + 1_000_000
     try:
-        with _Unfilled(limit):
-            module = make(config)
+        with Unfilled(limit or 2 * sum(value.numel() for value in state.values()) + 1_000_000):
+            module = make()
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
         raise ValueError(f"{path.parent / CONFIG}: describes no network for {path.name}: {error}") from None
     _check_shapes(path, _shapes(state), _shapes(module.state_dict()))
+    is_half = any(value.dtype == torch.float16 for value in state.values())
     module.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in state.items()}, assign=True)
-    return module.eval().requires_grad_(False).to(device), header
+    return module.eval().requires_grad_(False).to(device), header, torch.float16 if is_half else torch.float32
 
 
-class _Unfilled(TorchFunctionMode):
+class Unfilled(TorchFunctionMode):
     """Networks built under it hold arbitrary values: none are drawn, as loading replaces them all.
 
     A config that asks for more than `limit` elements in all is refused before they are allocated.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: float = math.inf) -> None:
         super().__init__()
         self.left = limit
 

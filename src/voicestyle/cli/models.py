@@ -1,13 +1,21 @@
-"""The commands `models list|assemble|info`."""
+"""The commands `models list|assemble|convert|info|download`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from voicestyle.cli import results
-from voicestyle.cli.options import option_json, option_out, option_overrides
+from voicestyle.cli.options import option_json, option_out, option_overrides, option_seed
+
+if TYPE_CHECKING:
+    from voicestyle.download import PublicFile
+
+PATH = click.Path(path_type=Path)
 
 
 @click.group(short_help="List or describe models.")
@@ -47,6 +55,44 @@ def assemble(recipe: Path, out: Path, overrides: tuple[str, ...]) -> None:
     click.echo(assemble_model(load_recipe(recipe, overrides), out))
 
 
+@models.command(short_help="Make a model of the authors' files.")
+@click.option("--cmpc", type=PATH, required=True, help="model_best_256.pth.tar, or a release of CMPC (224 px).")
+@click.option("--memory", type=PATH, help="frame_memory_best_256.pth.tar; with --index.")
+@click.option("--index", type=PATH, help="training.csv, the videos behind the memory.")
+@click.option("--stylegan", type=PATH, help="550000.pt, or another generator of rosinality's layout.")
+@click.option("--identity", type=PATH, help="model_ir_se50.pth.")
+@option_out("The model folder.")
+@click.option("--cmpc-size", type=click.Choice(["224", "256"]), help="Pixels.  [default: by the name of the file]")
+@click.option("--num-prototypes", type=int, default=1000, help="Which K of the memory: 500, 1000 or 1500.")
+@option_seed
+@click.option("--name", default="voicestyle-official", help="Of the model.")
+@click.option("--license", default="unspecified", help="Of the model.")
+@option_json
+def convert(out: Path, cmpc_size: str | None, as_json: bool, **options: Any) -> None:
+    """Example: voicestyle models convert --cmpc model_best_256.pth.tar -o official
+
+    A model folder out of the authors' files, every key accounted for and checked against them. It has no pictures of
+    the prototypes' members yet (see `prototypes build`).
+    """
+    from voicestyle.convert.official import OfficialFiles, convert_official
+
+    paths = {part: options.pop(part) for part in ("cmpc", "memory", "index", "stylegan", "identity")}
+    if (paths["memory"] is None) != (paths["index"] is None):
+        raise click.UsageError("--memory and --index belong together")
+    results.check_writable(out.parent)
+    size = int(cmpc_size) if cmpc_size else None
+    results.show(convert_official(OfficialFiles(**paths), out, cmpc_size=size, **options), as_json, _flat)
+
+
+def _flat(record: results.Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A nested record as lines of a name and a value."""
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", f"{value:.1e}" if isinstance(value, float) else value
+
+
 @models.command(short_help="Describe a model and its sources.")
 @click.argument("model", default="voicestyle-small")
 @option_json
@@ -58,3 +104,35 @@ def info(model: str, as_json: bool) -> None:
     from voicestyle.checkpoint import load_model
 
     results.show(load_model(model).summary(), as_json, dict.items)
+
+
+@models.command(short_help="Fetch public weights, or list them.")
+@click.argument("name", required=False)
+@option_out("The folder.  [default: weights]", required=False)
+@click.option("--mirror", metavar="URL", help="A folder on a server that has the files under their names.")
+@click.option("--proxy", metavar="URL", help="Instead of what http_proxy and https_proxy say.")
+@click.option("--list", "list_only", is_flag=True, help="Say what there is, under which license, and where.")
+@option_json
+def download(
+    name: str | None, out: Path | None, mirror: str | None, proxy: str | None, list_only: bool, as_json: bool
+) -> None:
+    """Example: voicestyle models download vgg16 -o weights
+
+    Public weights, verified, and nothing half-written: a transfer that broke off goes on when the command is run
+    again. It says what to do by hand where a file cannot be fetched. NAME is one of `--list`.
+    """
+    from voicestyle.download import KNOWN, fetch
+
+    def work(_: str, file: PublicFile) -> results.Record:
+        path, sha256 = fetch(file, out or Path("weights"), mirror, proxy)
+        return {"file": str(path), "sha256": sha256, "license": file.license}
+
+    if list_only:
+        for known, files in KNOWN.items():
+            for file in files:
+                record = asdict(file) | {"name": known, "file": file.name}
+                results.show(record, as_json, lambda r: [(r["name"], r["file"], r["what"], r["license"], r["address"])])
+    elif name not in KNOWN:
+        raise click.BadParameter(f"got {name}, expected one of {', '.join(KNOWN)}, or --list", param_hint="NAME")
+    else:
+        results.each([(file.name, file) for file in KNOWN[name]], work, as_json, lambda r: [(r["file"], r["sha256"])])
