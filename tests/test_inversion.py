@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
 
 from tiny import tiny_generator
-from voicestyle.inversion import LinearInverter, ReconstructionObjective, invert
+from voicestyle.inversion import LinearInverter, ReconstructionObjective, identity_features, invert
 from voicestyle.nn.stylegan2 import Generator
 
 
@@ -55,6 +57,46 @@ def test_weights_add_the_terms(images: Tensor) -> None:
     objective = ReconstructionObjective(images, features, pixel_weight=2.0, identity_weight=3.0)
     expected = 2 * objective.pixel_distance(other) + 3 * objective.identity_distance(other)
     assert torch.allclose(objective(other, None), expected)
+
+
+class Look(torch.nn.Module):
+    """Stands for LPIPS: differences of the picture's edges. It counts what it looks at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[tuple[int, ...]] = []
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        self.sizes.append(tuple(image.shape))
+        return [image.diff(dim=3)]
+
+    def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+        return (a[0] - b[0]).square().mean((1, 2, 3))
+
+
+def test_a_perceptual_distance_takes_the_place_of_pixels(images: Tensor) -> None:
+    other, look = images.roll(1, 0), Look()
+    objective = ReconstructionObjective(images, features, look)
+    perceptual = (other.diff(dim=3) - images.diff(dim=3)).square().mean((1, 2, 3))
+    assert torch.allclose(objective.perceptual_distance(other), perceptual)
+    assert torch.allclose(objective(other, None), perceptual + objective.identity_distance(other))
+    given = ReconstructionObjective(
+        images, features, look, perceptual_weight=2.0, pixel_weight=3.0, identity_weight=0.0
+    )
+    assert torch.allclose(given(other, None), 2 * perceptual + 3 * given.pixel_distance(other))
+
+
+def test_the_target_is_looked_at_once_and_large_pictures_in_small(images: Tensor) -> None:
+    look = Look()
+    objective = ReconstructionObjective(images.repeat(1, 1, 32, 32), perceptual=look)
+    objective(images.roll(1, 0).repeat(1, 1, 32, 32), None)
+    objective(images.repeat(1, 1, 32, 32), None)
+    assert look.sizes == [(3, 3, 256, 256)] * 3
+
+
+def test_the_identity_network_of_a_model_comes_first() -> None:
+    encoder, network = SimpleNamespace(face_features="own"), SimpleNamespace(identity_features="network")
+    assert identity_features(encoder, None) == "own" and identity_features(encoder, network) == "network"
 
 
 def test_invert_finds_pictures_of_the_generator(generator: Generator, images: Tensor) -> None:

@@ -198,6 +198,17 @@ def test_optimized_noise_stays_normalized_and_is_used(generator: Generator, targ
     assert torch.allclose(distance_to(target)(image, None), result.loss, atol=1e-5)
 
 
+def test_coupled_samples_share_one_price_of_their_noise(generator: Generator, target: Tensor) -> None:
+    """The plain formula is in test_reference_settings; here, that samples then do depend on their batch."""
+    settings = {"num_steps": 4, "lr": 0.05, "samples": "coupled", "optimize_noise": True}
+    together = optimize_latent(generator, start(generator), distance_to(target), **settings)
+    alone = optimize_latent(generator, start(generator, 1), distance_to(target[:1]), **settings)
+    assert not torch.allclose(alone.w[0], together.w[0], atol=1e-3)
+    for noise in together.noise:
+        assert noise.mean().item() == pytest.approx(0, abs=1e-5) and noise.std().item() == pytest.approx(1, abs=1e-4)
+        assert not torch.allclose(noise[0], noise[1], atol=0.1)
+
+
 def test_patience_ends_a_run_that_stands_still(generator: Generator, target: Tensor) -> None:
     w_init = generator.mapping(rand(3, 16))
     result = optimize_latent(generator, w_init, distance_to(target), num_steps=50, lr=1.0, latent_noise=0, patience=5)

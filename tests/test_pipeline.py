@@ -124,6 +124,9 @@ def test_a_model_without_a_part_says_how_to_get_it(vs: VoiceStyle) -> None:
         without(vs, "bank").generate(VOICE)
     with pytest.raises(ValueError, match=r"no generator; add generator\.safetensors"):
         without(vs, "generator").generate(VOICE)
+    catalogue = dataclasses.replace(vs.bank, member_emb=None, member_w=None, generator_fingerprint="")
+    with pytest.raises(ValueError, match="this bank has no latents"):
+        VoiceStyle(dataclasses.replace(vs.model, bank=catalogue), vs.device).generate(VOICE)
     assert without(vs, "generator").encode_voice(VOICE).shape == (1, 32)
 
 
@@ -224,6 +227,41 @@ def test_inverting_a_generated_face_gives_it_back(vs: VoiceStyle, generation: Ge
     result = vs.invert(generation.image, steps=40)
     start = vs.invert(generation.image, steps=0)
     assert result.w.shape == (1, 16) and result.loss < 0.5 * start.loss
+
+
+class Look:
+    """Stands for LPIPS."""
+
+    def to(self, device: torch.device) -> Look:
+        return self
+
+    def features(self, image: torch.Tensor) -> list[torch.Tensor]:
+        return [image.diff(dim=3)]
+
+    def distance(self, a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
+        return (a[0] - b[0]).square().mean((1, 2, 3))
+
+
+def test_lpips_is_used_where_its_backbone_is_found(vs: VoiceStyle, generation: Generation, monkeypatch) -> None:
+    found = [Look()]
+    monkeypatch.setattr("voicestyle.pipeline.find_backbone", lambda: Path("vgg16.pth"))
+    monkeypatch.setattr("voicestyle.pipeline.read_lpips", lambda: found.pop())
+    vs = VoiceStyle(vs.model, vs.device)
+    assert vs.perceptual("pixel") is None and isinstance(vs.perceptual(), Look)
+    assert vs.perceptual("lpips") is vs.perceptual()  # read once
+    pixels, lpips = (vs.invert(generation.image, steps=3, perceptual=choice) for choice in ("pixel", "auto"))
+    assert not torch.allclose(pixels.w, lpips.w)
+
+
+def test_without_the_backbone_pixels_take_its_place_unless_it_is_asked_for(
+    vs: VoiceStyle, generation: Generation, monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    assert vs.perceptual("auto") is None
+    pixels, auto = (vs.invert(generation.image, steps=2, perceptual=choice) for choice in ("pixel", "auto"))
+    assert torch.equal(pixels.w, auto.w)
+    with pytest.raises(FileNotFoundError, match="LPIPS needs torchvision's VGG16"):
+        vs.invert(generation.image, steps=2, perceptual="lpips")
 
 
 @pytest.fixture(scope="module")

@@ -126,3 +126,62 @@ def test_files_that_are_no_bank_are_errors(bank: PrototypeBank, tmp_path) -> Non
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="not a prototype bank"):
         PrototypeBank.load(path)
+
+
+# ------------------------------------------------------------------------------------------------------ catalogues
+
+
+@pytest.fixture(scope="module")
+def catalogue(bank: PrototypeBank) -> PrototypeBank:
+    """The bank before its members have pictures, as a converted official memory is."""
+    keys = [f"person_{i % 20}/video{i}" for i in range(60)]
+    return dataclasses.replace(bank, member_emb=None, member_w=None, generator_fingerprint="", member_keys=keys)
+
+
+def test_a_catalogue_is_saved_and_loaded_and_belongs_to_no_generator(catalogue: PrototypeBank, tmp_path) -> None:
+    catalogue.save(tmp_path / "bank.safetensors")
+    loaded = PrototypeBank.load(tmp_path / "bank.safetensors")
+    assert loaded.member_emb is None and loaded.member_w is None and loaded.generator_fingerprint == ""
+    assert torch.equal(loaded.centroids, catalogue.centroids) and loaded.member_keys == catalogue.member_keys
+    assert loaded.summary()["has_latents"] is False
+    loaded.check("e" * 64, "any")
+    with pytest.raises(ValueError, match="built with encoder"):
+        loaded.check("x" * 64, None)
+
+
+def test_a_catalogue_says_what_is_missing_to_those_who_need_latents(catalogue: PrototypeBank) -> None:
+    for ask in (lambda: catalogue.latents, lambda: catalogue.nearest(query(1)),
+                lambda: catalogue.nearest(query(1), member_order="dataset")):  # fmt: skip
+        with pytest.raises(ValueError, match=r"this bank has no latents.*prototypes build --model FOLDER --faces"):
+            ask()
+
+
+@pytest.mark.parametrize("change", [{"member_w": None}, {"member_emb": None}, {"generator_fingerprint": ""}])
+def test_half_a_catalogue_is_an_error(bank: PrototypeBank, change) -> None:
+    with pytest.raises(ValueError, match="belong together"):
+        dataclasses.replace(bank, **change)
+
+
+def test_the_order_of_the_data_set_is_that_of_a_plain_loop(bank: PrototypeBank) -> None:
+    found = bank.nearest(query(3), k=2, num_members=5, member_order="dataset")
+    members = [i for i in range(60) if bank.assignments[i].item() in found.prototypes.tolist()]
+    assert len(members) > 5 and found.members.tolist() == members[:5]
+    assert torch.allclose(found.member_similarities, bank.member_emb[members[:5]] @ query(3)[0])
+    everyone = bank.nearest(query(3), k=2, num_members=60, member_order="dataset")
+    assert everyone.members.tolist() == members  # several of one identity, if they are there
+    assert len(bank.member_identity[members].unique()) < len(members)
+
+
+@pytest.mark.parametrize("which", ["bank", "catalogue"])
+def test_a_subset_keeps_its_members_and_drops_empty_prototypes(which: str, request) -> None:
+    whole: PrototypeBank = request.getfixturevalue(which)
+    rows = torch.tensor([i for i in range(60) if whole.assignments[i] in (1, 4)][::2])
+    part = whole.subset(rows)
+    assert len(part.centroids) == 2 and part.member_keys == [whole.member_keys[i] for i in rows.tolist()]
+    assert torch.equal(part.centroids[part.assignments], whole.centroids[whole.assignments[rows]])
+    assert torch.equal(part.concentrations, whole.concentrations[[1, 4]])
+    assert torch.equal(part.member_identity, whole.member_identity[rows])
+    if whole.member_w is not None:
+        assert torch.equal(part.member_w, whole.member_w[rows]) and torch.equal(part.member_emb, whole.member_emb[rows])
+    with pytest.raises(ValueError, match="no members are left"):
+        whole.subset(rows[:0])

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 FrontEnd = Literal["cmpc", "cmpc2", "ge2e"]
-VoiceBackbone = Literal["ge2e", "resnet18", "resnet34"]
-FaceBackbone = Literal["dlib_resnet", "resnet18", "resnet34"]
+VoiceBackbone = Literal["ge2e", "resnet10", "resnet18", "resnet34"]
+FaceBackbone = Literal["dlib_resnet", "resnet10", "resnet18", "resnet34"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,9 @@ class EncoderConfig:
     embed_dim: int  # D of the joint space
     bridge_hidden: int = 0  # width of the bridge MLPs; 0: no bridge, the backbones already end in embed_dim
     backbone_width: int = 64  # channels of the first ResNet stage
+    # of the bridges' hidden units, while they are trained: a bridge learns from a thousand pairs what its backbones
+    # learnt from millions of pictures and hours of speech, and would learn those pairs by heart
+    bridge_dropout: float = 0.5
 
     @classmethod
     def cmpc(cls, size: Literal[224, 256] = 256) -> EncoderConfig:
@@ -129,7 +132,35 @@ class GuidanceConfig:
     lr: float = 0.01
     latent_noise: float = 0.05  # in units of w_std, ramped to zero over the first 75 % of the steps
     latent_weight: float = 1e-3  # weight of ||w - w_init||^2 / w_std^2
-    num_views: int = 4  # augmented views that the face encoder sees at each step
+    num_views: int = 4  # augmented views that the face encoder sees at each step; 0: the picture itself
+    member_order: Literal["similarity", "dataset"] = "similarity"  # which members come first
+    optimize_noise: bool = False  # the generator's noise maps too
+    clamp: bool = False  # the picture to [-1, 1] before the loss: no gradient beyond
+    keep: Literal["best", "last"] = "best"  # which latent of the way is the result
+
+    def __post_init__(self) -> None:
+        for name, least in (("k", 1), ("num_members", 1), ("steps", 0), ("num_views", 0)):
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"{name}: got {value}, expected at least {least}")
+        for name, known in (("member_order", ("similarity", "dataset")), ("keep", ("best", "last"))):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name}: got {value!r}, expected one of {known}")
+
+    @classmethod
+    def reference(cls) -> GuidanceConfig:
+        """The settings of the authors' code, step by step; docs/fidelity.md compares them with the paper's and ours.
+
+        Its regularizer of the latent (weight 1e-3) has a gradient of zero, so there is none here.
+        """
+        return cls(
+            k=3, num_members=8, steps=100, lr=0.01, latent_noise=0.05, latent_weight=0.0, num_views=0,
+            member_order="dataset", optimize_noise=True, clamp=True, keep="last",
+        )  # fmt: skip
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether these are the settings of `reference`, with perhaps another k or number of steps."""
+        return dataclasses.replace(self, k=3, steps=100) == self.reference()
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ class VoiceObjective:
     """One minus the similarity of voice and face (N,), plus the price of leaving the initial latent.
 
     The face is seen in `config.num_views` random views, new ones at each step, and the similarity is their mean: a
-    latent that pleases the encoder in one view only is not rewarded. All samples see the same views.
+    latent that pleases the encoder in one view only is not rewarded. All samples see the same views. Without views, it
+    is the picture itself that is seen.
 
     The price is `config.latent_weight` * ||w - w_init||^2 / w_std^2. Divided by w_std (the root mean squared distance
     of w from its mean) it has no unit: 1 is a step as long as from the mean face to a typical one.
@@ -62,7 +63,7 @@ class VoiceObjective:
         self.w_std = w_std
 
     def __call__(self, image: Tensor, w: Tensor) -> Tensor:
-        views = [random_view(image, self.rng) for _ in range(self.config.num_views)]
+        views = [random_view(image, self.rng) for _ in range(self.config.num_views)] or [image]
         similarity = self.similarity(torch.cat(views)).view(len(views), -1).mean(0)
         return 1 - similarity + self.prior(w)
 
@@ -72,7 +73,7 @@ class VoiceObjective:
 
     def similarity(self, image: Tensor) -> Tensor:
         """Cosine of the voice and each picture, (num_views * N,), in [-1,1]."""
-        face_emb = self.encoder.encode_face(image)
+        face_emb = self.encoder.encode_face(image.clamp(-1, 1) if self.config.clamp else image)
         voice_emb = self.voice_emb.to(face_emb)
         return (face_emb * voice_emb.repeat(len(image) // len(voice_emb), 1)).sum(1)
 
@@ -94,11 +95,11 @@ def guide(
     callback: Callback | None = None,
     **settings: Any,  # further settings of `optimize_latent`
 ) -> LatentResult:
-    """The latents near `w_init` whose faces fit the voice best: the best of all steps, not the last.
+    """The latents near `w_init` whose faces fit the voice best: by default the best of all steps, not the last.
 
     Each history entry also has `similarity`, what the views of that step said of each sample. The voice is embedded
-    once, by the caller. Noise maps stay fixed: they would have room for texture that pleases the encoder and shows
-    nothing.
+    once, by the caller. Noise maps stay fixed unless `config.optimize_noise`: they have room for texture that pleases
+    the encoder and shows nothing.
     """
     objective = VoiceObjective(encoder, voice_emb, w_init, config, seed, generator.w_std)
     similarities: list[list[float]] = []
@@ -110,7 +111,8 @@ def guide(
 
     result = optimize_latent(
         generator, w_init, objective, num_steps=config.steps, lr=config.lr, latent_noise=config.latent_noise,
-        score=objective.plain, seed=seed, callback=observe, **settings,
+        keep=config.keep, optimize_noise=config.optimize_noise, score=objective.plain, seed=seed, callback=observe,
+        **settings,
     )  # fmt: skip
     for entry, similarity in zip(result.history, similarities, strict=True):
         entry["similarity"] = similarity

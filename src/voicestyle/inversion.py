@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,33 +12,61 @@ from torch import Tensor, nn
 from voicestyle.latent import LatentResult, optimize_latent
 
 NUM_SCALES = 4  # full size down to an eighth: coarse scales place the face, the finest draws it
+PERCEPTUAL_SIZE = 256  # pixels: larger pictures are averaged down for LPIPS (StyleGAN2, appendix D)
+
+# Settings of `invert` that repeat the authors' projector, given LPIPS and the identity network. It sums LPIPS over its
+# batch of 8 and averages the identity loss, so that a sample feels an eighth of it.
+REFERENCE: dict[str, Any] = {
+    "steps": 300, "lr": 0.1, "batch": 8, "identity_weight": 1 / 8, "latent_noise": 0.05, "optimize_noise": True,
+    "noise_weight": 1e5, "samples": "coupled", "keep": "last",
+}  # fmt: skip
+
+
+class Perceptual(Protocol):
+    """What `nn.lpips.LPIPS` offers: a distance (N,) of pictures by features that are computed once for a target."""
+
+    def features(self, image: Tensor) -> list[Tensor]: ...
+    def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor: ...
 
 
 class ReconstructionObjective:
-    """Distance (N,) of generated pictures to their targets: pixels at several scales, and identity.
+    """Distance (N,) of generated pictures to their targets: what they look like, and who they show.
 
-    Either term alone is weaker than both together (the authors' inversion study): pixels hold pose and color, the
-    face features hold who it is. Every sample's loss is its own mean, so no term fades with the size of the batch.
+    Either term alone is weaker than both together (the authors' inversion study): LPIPS, or pixels at several scales
+    where there is no LPIPS, holds pose and color, the face features hold who it is. Every sample's loss is its own
+    mean, so no term fades with the size of the batch.
     """
 
     def __init__(
         self,
         target: Tensor,  # (N,3,H,W) in [-1,1]
         face_features: Callable[[Tensor], Tensor] | None = None,  # (N,3,H,W) -> (N,D); frozen
-        pixel_weight: float = 1.0,
-        identity_weight: float = 0.5,
+        perceptual: Perceptual | None = None,  # frozen
+        *,
+        perceptual_weight: float = 1.0,
+        pixel_weight: float | None = None,  # None: 0 with a perceptual distance, else 1
+        identity_weight: float | None = None,  # None: 1 with a perceptual distance, else 0.5
     ) -> None:
+        has_perceptual = perceptual is not None
         self.pyramid = _pyramid(target)
         self.face_features = face_features
-        self.pixel_weight = pixel_weight
-        self.identity_weight = identity_weight
-        if face_features is not None:
-            with torch.no_grad():
+        self.perceptual = perceptual
+        self.perceptual_weight = perceptual_weight
+        self.pixel_weight = (0.0 if has_perceptual else 1.0) if pixel_weight is None else pixel_weight
+        self.identity_weight = (1.0 if has_perceptual else 0.5) if identity_weight is None else identity_weight
+        with torch.no_grad():
+            if face_features is not None:
                 self.identity = F.normalize(face_features(target).float(), dim=1)
+            if perceptual is not None:
+                self.look = perceptual.features(_at_most(target, PERCEPTUAL_SIZE))
 
     def __call__(self, image: Tensor, w: Tensor) -> Tensor:
-        loss = self.pixel_weight * self.pixel_distance(image)
-        if self.face_features is not None:
+        loss = image.new_zeros(len(image))
+        if self.pixel_weight:
+            loss = loss + self.pixel_weight * self.pixel_distance(image)
+        if self.perceptual is not None and self.perceptual_weight:
+            loss = loss + self.perceptual_weight * self.perceptual_distance(image)
+        if self.face_features is not None and self.identity_weight:
             loss = loss + self.identity_weight * self.identity_distance(image)
         return loss
 
@@ -50,9 +78,18 @@ class ReconstructionObjective:
             total = total + (error.abs() + error.square()).mean((1, 2, 3))
         return total / len(self.pyramid)
 
+    def perceptual_distance(self, image: Tensor) -> Tensor:
+        """LPIPS (N,), >= 0."""
+        return self.perceptual.distance(self.perceptual.features(_at_most(image, PERCEPTUAL_SIZE)), self.look)
+
     def identity_distance(self, image: Tensor) -> Tensor:
         """One minus the cosine of the face features (N,), in [0,2]."""
         return 1 - (F.normalize(self.face_features(image).float(), dim=1) * self.identity).sum(1)
+
+
+def identity_features(encoder: nn.Module, identity: nn.Module | None) -> Callable[[Tensor], Tensor]:
+    """What tells people apart: IR-SE50 where a model has it, as in the reference, else its own face backbone."""
+    return encoder.face_features if identity is None else identity.identity_features
 
 
 class LinearInverter:
@@ -64,6 +101,7 @@ class LinearInverter:
 
     SIZE = 32  # pixels: what a linear map can use of a picture
     MEAN_OF = 8  # latents of samples are means of up to this many, for pictures lie nearer to w_avg than samples do
+    PIXELS = 50 * 128**2  # rendered together at most, which bounds memory
 
     def __init__(self, generator: nn.Module, num_samples: int = 4000, ridge: float = 1e-3, seed: int = 0) -> None:
         rng = torch.Generator().manual_seed(seed)
@@ -75,7 +113,9 @@ class LinearInverter:
                 count = torch.randint(1, self.MEAN_OF + 1, (num, 1), generator=rng)
                 weights = ((torch.arange(self.MEAN_OF) < count) / count).to(w_avg)
                 w = torch.einsum("nm,nmd->nd", weights, generator.mapping(z).view(num, self.MEAN_OF, -1))
-                parts.append((self._features(generator.synthesis(w)), w))
+                batch = max(1, self.PIXELS // generator.config.size**2)
+                rendered = [self._features(generator.synthesis(some)) for some in w.split(batch)]
+                parts.append((torch.cat(rendered), w))
         features, w = (torch.cat(part).double() for part in zip(*parts, strict=True))
         self.mean, self.w_avg = features.mean(0), w.mean(0)
         features, w = features - self.mean, w - self.w_avg
@@ -97,24 +137,32 @@ def _pyramid(image: Tensor) -> list[Tensor]:
     return [image if i == 0 else F.avg_pool2d(image, 2**i) for i in range(NUM_SCALES)]
 
 
+def _at_most(image: Tensor, size: int) -> Tensor:
+    """The picture, averaged down where it is larger than `size` pixels."""
+    return F.avg_pool2d(image, image.shape[-1] // size) if image.shape[-1] > size else image
+
+
 def invert(
     generator: nn.Module,  # frozen
     images: Tensor,  # (N,3,size,size) in [-1,1], in the generator's frame
     face_features: Callable[[Tensor], Tensor] | None = None,
+    perceptual: Perceptual | None = None,
     *,
     space: Literal["w", "w_plus"] = "w",
     w_init: Tensor | None = None,  # (N,w_dim) or (N,num_ws,w_dim); default: w_avg
     steps: int = 300,
     lr: float = 0.1,
     batch: int = 8,
-    pixel_weight: float = 1.0,
-    identity_weight: float = 0.5,
+    perceptual_weight: float = 1.0,
+    pixel_weight: float | None = None,
+    identity_weight: float | None = None,
     **settings: Any,  # further settings of `optimize_latent`
 ) -> LatentResult:
     """The latents whose pictures come nearest to `images`: w (N,w_dim), or (N,num_ws,w_dim) in W+.
 
-    300 steps at lr 0.1 from w_avg are the settings of VoiceStyle (section 1 of the method). `batch` bounds memory and
-    changes no result.
+    300 steps at lr 0.1 from w_avg are the settings of VoiceStyle (section 1 of the method); its terms are LPIPS and
+    identity. What the weights are by default, `ReconstructionObjective` says. `batch` bounds memory and changes no
+    result, unless samples are coupled (`REFERENCE`).
 
     Raises:
         ValueError: pictures of another size than the generator's, or not finite; an unknown space.
@@ -124,7 +172,10 @@ def invert(
     parts = []
     for picture, start in zip(images.split(batch), w.split(batch), strict=True):
         target = picture.to(w)
-        objective = ReconstructionObjective(target, face_features, pixel_weight, identity_weight)
+        objective = ReconstructionObjective(
+            target, face_features, perceptual, perceptual_weight=perceptual_weight, pixel_weight=pixel_weight,
+            identity_weight=identity_weight,
+        )  # fmt: skip
         parts.append(optimize_latent(generator, start, objective, num_steps=steps, lr=lr, **settings))
     return _joined(parts)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 Objective = Callable[[Tensor, Tensor], Tensor]
 # step, image, w, loss (N,)
 Callback = Callable[[int, Tensor, Tensor, Tensor], None]
+Samples = Literal["independent", "coupled"]
 
 NOISE_END = 0.75  # the latent noise is zero from this fraction of the steps on (StyleGAN2, appendix D)
 
@@ -89,6 +90,7 @@ def optimize_latent(
     score: Objective | None = None,  # what "best" means, where the objective itself is random
     optimize_noise: bool = False,
     noise_weight: float = 1e5,  # of `noise_regularizer` (StyleGAN2, appendix D)
+    samples: Samples = "independent",
     patience: int | None = None,  # noise-free steps without a better score after which a sample is left alone
     seed: int = 0,
     dtype: torch.dtype = torch.float32,  # bfloat16: autocast in the loop; the result is float32 all the same
@@ -97,7 +99,9 @@ def optimize_latent(
     """The latent of each sample that minimizes its loss: Adam under a ramped learning rate and fading latent noise.
 
     Samples do not touch each other: losses are summed, Adam is elementwise, and all samples see the same noise, so
-    that a result does not depend on the batch it was found in.
+    that a result does not depend on the batch it was found in. Coupled samples draw noise of their own, and their noise
+    maps are regularized and normalized over the whole batch, as in the projector that VoiceStyle took over
+    (rosinality's stylegan2-pytorch).
 
     "Best" counts latents as they are, never with noise on them: the start, every step after the noise has faded (the
     last quarter), and the end. The result is therefore never worse than the start.
@@ -107,9 +111,9 @@ def optimize_latent(
     """
     rng = torch.Generator().manual_seed(seed)
     w = w_init.detach().float().clone().requires_grad_(True)
-    noise = _initial_noise(generator, w, rng) if optimize_noise else None
+    noise = _initial_noise(generator, w, rng, samples) if optimize_noise else None
     optimizer = torch.optim.Adam([w, *(noise or [])], lr=lr)
-    run = _Run(generator, w, noise, rng, dtype)
+    run = _Run(generator, w, noise, rng, dtype, samples)
     best = _Best(w, noise, patience)
     judge = score or objective
     with torch.no_grad():
@@ -139,19 +143,26 @@ def optimize_latent(
     return LatentResult(best.w, best.loss, history, best.noise)
 
 
-def _initial_noise(generator: nn.Module, w: Tensor, rng: torch.Generator) -> list[Tensor]:
-    """One map (N,1,r,r) a layer, requiring gradients: the same start for every sample."""
-    maps = [torch.randn(shape, generator=rng).to(w) for shape in generator.synthesis.noise_shapes]
-    return [m.repeat(w.shape[0], 1, 1, 1).requires_grad_(True) for m in maps]
+def _initial_noise(generator: nn.Module, w: Tensor, rng: torch.Generator, samples: Samples) -> list[Tensor]:
+    """One map (N,1,r,r) a layer, requiring gradients: the same start for every sample, unless they are coupled."""
+    num = len(w) if samples == "coupled" else 1
+    maps = [torch.randn(num, *shape[1:], generator=rng).to(w) for shape in generator.synthesis.noise_shapes]
+    return [m.repeat(len(w) // num, 1, 1, 1).requires_grad_(True) for m in maps]
 
 
 class _Run:
     """The latents under way and how they are rendered and judged."""
 
     def __init__(
-        self, generator: nn.Module, w: Tensor, noise: list[Tensor] | None, rng: torch.Generator, dtype: torch.dtype
+        self,
+        generator: nn.Module,
+        w: Tensor,
+        noise: list[Tensor] | None,
+        rng: torch.Generator,
+        dtype: torch.dtype,
+        samples: Samples = "independent",
     ) -> None:
-        self.generator, self.w, self.noise, self.rng = generator, w, noise, rng
+        self.generator, self.w, self.noise, self.rng, self.samples = generator, w, noise, rng, samples
         mixed = dtype != torch.float32
         self.autocast = torch.autocast(w.device.type, dtype if mixed else None, enabled=mixed)
 
@@ -160,7 +171,8 @@ class _Run:
         w = self.w
         if rate > 0:
             # drawn on the CPU for one sample: the same for every sample, batch and device
-            w = w + torch.randn(w.shape[1:], generator=self.rng).to(w) * (rate * self.generator.w_std)
+            shape = w.shape if self.samples == "coupled" else w.shape[1:]
+            w = w + torch.randn(shape, generator=self.rng).to(w) * (rate * self.generator.w_std)
         with self.autocast:
             return self.generator.synthesis(w, noise=self.noise).float()
 
@@ -181,13 +193,19 @@ class _Run:
 
     def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor, noise_weight: float) -> None:
         """One step of the optimizer; noise maps stay normalized."""
+        total = loss.sum()
         if self.noise is not None:
-            loss = loss + noise_weight * noise_regularizer(self.noise)
+            total = total + noise_weight * noise_regularizer(self._judged_maps()).sum()
         optimizer.zero_grad(set_to_none=True)
-        loss.sum().backward()
+        total.backward()
         optimizer.step()
-        for mine, normal in zip(self.noise or [], normalize_noise(self.noise or []), strict=True):
-            mine.data.copy_(normal.detach())
+        for mine, normal in zip(self.noise or [], normalize_noise(self._judged_maps()), strict=True):
+            mine.data.copy_(normal.detach().reshape(mine.shape))
+
+    def _judged_maps(self) -> list[Tensor]:
+        """The noise maps as they are regularized: each sample's, or those of the batch as channels of one sample."""
+        maps = self.noise or []
+        return [m.transpose(0, 1) for m in maps] if self.samples == "coupled" else maps
 
 
 class _Best:

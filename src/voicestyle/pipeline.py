@@ -17,11 +17,12 @@ from voicestyle import __version__
 from voicestyle.audio import voice_input
 from voicestyle.checkpoint import EMBEDDED, Model, load_model
 from voicestyle.config import GuidanceConfig
+from voicestyle.convert.lpips import find_backbone, read_lpips
 from voicestyle.guidance import guide
 from voicestyle.image import align_face, contact_sheet, from_pil, open_image, save_png
-from voicestyle.inversion import invert
+from voicestyle.inversion import Perceptual, identity_features, invert
 from voicestyle.latent import Callback, LatentResult
-from voicestyle.prototypes import Nearest, PrototypeBank
+from voicestyle.prototypes import MemberOrder, Nearest, PrototypeBank
 
 DISCLAIMER = "AI-generated: one of many faces that fit the voice. It is not the speaker's face and identifies nobody."
 
@@ -63,6 +64,7 @@ class VoiceStyle:
         self.encoder = model.encoder
         self.device = device
         self.dtype = dtype
+        self._lpips: Perceptual | None = None  # read when it is first asked for
 
     # ------------------------------------------------------------------------------------------------- the five steps
 
@@ -70,8 +72,9 @@ class VoiceStyle:
         self,
         clip: str | Path | Tensor | np.ndarray,
         *,
-        k: int | None = None,  # nearest prototypes; this and `steps`: the model's own setting where None
+        k: int | None = None,  # nearest prototypes; this and `steps`: as `guidance` has it where None
         steps: int | None = None,
+        guidance: GuidanceConfig | None = None,  # default: the model's; `GuidanceConfig.reference()`: the authors' code
         seed: int = 0,
         num_faces: int = 1,
         sample_rate: int | None = None,  # Hz, where `clip` is a waveform
@@ -85,16 +88,16 @@ class VoiceStyle:
         Raises:
             FileNotFoundError, ValueError: an unusable clip, a setting out of range, a model without generator or bank
         """
-        settings = _settings(self.config.guidance, k, steps, seed, num_faces)
+        settings = _settings(guidance or self.config.guidance, k, steps, seed, num_faces)
         voice_emb = self.encode_voice(clip, sample_rate, vad)
-        nearest = self.nearest_prototypes(voice_emb, settings.k)
+        nearest = self.nearest_prototypes(voice_emb, settings.k, settings.num_members, settings.member_order)
         w_init = self.initial_latents(voice_emb, nearest, num_faces, seed)
         result, path = self.guide(voice_emb, w_init, settings, seed, callback)
-        image = self.synthesize(result.w)
+        image = self.synthesize(result.w, result.noise)
         return Generation(
             image=image, w=result.w, similarity=self.similarity(voice_emb, self.encode_face(image))[0],
-            prototypes=nearest, history=result.history, voice_emb=voice_emb, w_init=w_init, path=path, seed=seed,
-            steps=settings.steps, voicestyle=self,
+            prototypes=nearest, history=result.history, voice_emb=voice_emb, w_init=w_init, path=path,
+            noise=result.noise, seed=seed, settings=settings, voicestyle=self,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -115,11 +118,18 @@ class VoiceStyle:
         """Cosines (N,M) of N voices and M faces, in [-1,1]."""
         return voice_emb @ face_emb.T
 
-    def nearest_prototypes(self, voice_emb: Tensor, k: int | None = None, num_members: int | None = None) -> Nearest:
+    def nearest_prototypes(
+        self,
+        voice_emb: Tensor,
+        k: int | None = None,  # this and the next: the model's own setting where None
+        num_members: int | None = None,
+        member_order: MemberOrder = "similarity",
+    ) -> Nearest:
         """The k prototypes nearest to a voice (1,D), and their members, nearest first."""
         settings = self.config.guidance
         k = settings.k if k is None else k
-        return self.bank.nearest(voice_emb, k, settings.num_members if num_members is None else num_members)
+        num_members = settings.num_members if num_members is None else num_members
+        return self.bank.nearest(voice_emb, k, num_members, member_order)
 
     def initial_latents(self, voice_emb: Tensor, nearest: Nearest, num_faces: int = 1, seed: int = 0) -> Tensor:
         """Where guidance starts, (num_faces,w_dim): the mean latent of the nearest members, then weighted means.
@@ -127,7 +137,7 @@ class VoiceStyle:
         Further faces are means of a wider pool under Dirichlet weights, so that they differ in what the voice does not
         say. They are so concentrated that a mean is of about `MEMBERS_OF_FURTHER` members: E[1 / sum of squares].
         """
-        member_w = self.bank.member_w.to(self.device)
+        member_w = self.bank.latents.to(self.device)
         starts = [member_w[nearest.members].mean(0)]
         if num_faces > 1:
             k = min(POOL * len(nearest.prototypes), len(self.bank.centroids))
@@ -162,10 +172,16 @@ class VoiceStyle:
         return result, torch.stack([*path, result.w])[:-1]
 
     @torch.no_grad()
-    def synthesize(self, w: Tensor) -> Tensor:
-        """Pictures (N,3,size,size), about [-1,1], of latents (N,w_dim) or (N,num_ws,w_dim); always in float32."""
+    def synthesize(self, w: Tensor, noise: list[Tensor] | None = None) -> Tensor:
+        """Pictures (N,3,size,size), about [-1,1], of latents (N,w_dim) or (N,num_ws,w_dim); always in float32.
+
+        Noise maps (N,1,r,r) or (1,1,r,r), one a layer, take the place of the generator's own.
+        """
         parts = w.to(self.device, torch.float32).split(BATCH)
-        return torch.cat([self.generator.synthesis(part) for part in parts])
+        if noise is None:
+            return torch.cat([self.generator.synthesis(part) for part in parts])
+        maps = zip(*(m.expand(len(w), -1, -1, -1).split(BATCH) for m in noise), strict=True)
+        return torch.cat([self.generator.synthesis(p, noise=list(m)) for p, m in zip(parts, maps, strict=True)])
 
     # --------------------------------------------------------------------------------------------- pictures to latents
 
@@ -175,14 +191,28 @@ class VoiceStyle:
         space: Literal["w", "w_plus"] = "w",
         *,
         align: bool = False,
+        perceptual: Literal["auto", "lpips", "pixel"] = "auto",  # see `VoiceStyle.perceptual`
         **settings: Any,
     ) -> LatentResult:
         """The latents whose pictures come nearest to `images`; further settings are those of `inversion.invert`."""
         pictures = [images] if isinstance(images, Picture) else images
         size = self.generator.config.size
-        target = torch.cat([_picture(picture, size, align) for picture in pictures])
+        target = torch.cat([_picture(picture, size, align) for picture in pictures]).to(self.device)
         settings = {"dtype": self.dtype, "batch": BATCH, **settings}
-        return invert(self.generator, target.to(self.device), self.encoder.face_features, space=space, **settings)
+        identity = identity_features(self.encoder, self.model.identity)
+        return invert(self.generator, target, identity, self.perceptual(perceptual), space=space, **settings)
+
+    def perceptual(self, choice: Literal["auto", "lpips", "pixel"] = "auto") -> Perceptual | None:
+        """LPIPS, or None where pixels at several scales take its place: on request, and where its VGG16 is not found.
+
+        Raises:
+            FileNotFoundError: "lpips" is asked for, and torchvision's VGG16 is not on this machine
+        """
+        if choice == "pixel" or (choice == "auto" and find_backbone() is None):
+            return None
+        if self._lpips is None:
+            self._lpips = read_lpips().to(self.device)
+        return self._lpips
 
     # ----------------------------------------------------------------------------------------------------------- parts
 
@@ -230,8 +260,8 @@ class VoiceStyle:
     def _prototype_rows(self, nearest: Nearest) -> list[tuple[str, list[tuple[Tensor | None, str]]]]:
         """One row a prototype: the face of its mean latent, then those of its members that are used."""
         bank, members = self.bank, nearest.members.tolist()
-        means = torch.stack([bank.member_w[bank.assignments == prototype].mean(0) for prototype in nearest.prototypes])
-        images = self.synthesize(torch.cat([means, bank.member_w[nearest.members]]))
+        means = torch.stack([bank.latents[bank.assignments == prototype].mean(0) for prototype in nearest.prototypes])
+        images = self.synthesize(torch.cat([means, bank.latents[nearest.members]]))
         faces, member_faces = images[: len(means)], images[len(means) :]
         scores = nearest.member_similarities.tolist()
         rows = []
@@ -261,9 +291,22 @@ class Generation:
     voice_emb: Tensor = field(repr=False)  # (1,D)
     w_init: Tensor = field(repr=False)  # (N,w_dim) where guidance started
     path: Tensor = field(repr=False)  # (steps,N,w_dim) the latents on the way
+    noise: list[Tensor] | None = field(repr=False)  # maps (N,1,r,r) that were found with w; None: the generator's own
     seed: int
-    steps: int
+    settings: GuidanceConfig = field(repr=False)
     voicestyle: VoiceStyle = field(repr=False)
+
+    @property
+    def steps(self) -> int:
+        """Guided steps."""
+        return self.settings.steps
+
+    @property
+    def settings_name(self) -> str:
+        """Whose they are, k and steps aside: "reference" (the authors' code), "model" (the model's own) or "custom"."""
+        own = self.voicestyle.config.guidance
+        is_own = dataclasses.replace(self.settings, k=own.k, steps=own.steps) == own
+        return "reference" if self.settings.is_reference else "model" if is_own else "custom"
 
     def metadata(self, face: int = 0) -> dict[str, str]:
         """What a written picture says of itself."""
@@ -272,6 +315,7 @@ class Generation:
             "seed": str(self.seed),
             "face": str(face),
             "steps": str(self.steps),
+            "settings": self.settings_name,
             "similarity": f"{self.similarity[face].item():.4f}",
         }
 
@@ -283,6 +327,7 @@ class Generation:
             "model": self.voicestyle.config.name,
             "seed": self.seed,
             "steps": self.steps,
+            "settings": self.settings_name,
             "version": __version__,
         }
 
@@ -302,7 +347,8 @@ class Generation:
         steps = sorted({int(step) for step in marks if 0 < step < len(self.path)})
         for face in range(len(self.w)):
             w = torch.stack([self.w_init[face], *(self.path[step, face] for step in steps), self.w[face]])
-            images = vs.synthesize(w)
+            noise = None if self.noise is None else [m[face : face + 1] for m in self.noise]
+            images = vs.synthesize(w, noise)
             similarity = vs.similarity(self.voice_emb, vs.encode_face(images))[0].tolist()
             names = ["start", *(f"step {step}" for step in steps), "result"]
             tiles = [(images[i : i + 1], f"{name}  {similarity[i]:.2f}") for i, name in enumerate(names)]
@@ -311,15 +357,11 @@ class Generation:
 
 
 def _settings(config: GuidanceConfig, k: int | None, steps: int | None, seed: int, num_faces: int) -> GuidanceConfig:
-    """The model's guidance settings with the caller's, checked."""
-    settings = dataclasses.replace(
-        config, k=config.k if k is None else k, steps=config.steps if steps is None else steps
-    )
-    least = {"k": (settings.k, 1), "steps": (settings.steps, 0), "seed": (seed, 0), "num_faces": (num_faces, 1)}
-    for name, (value, minimum) in least.items():
-        if value < minimum:
-            raise ValueError(f"{name}: got {value}, expected at least {minimum}")
-    return settings
+    """The guidance settings with the caller's, checked."""
+    for name, value, least in (("seed", seed, 0), ("num_faces", num_faces, 1)):
+        if value < least:
+            raise ValueError(f"{name}: got {value}, expected at least {least}")
+    return dataclasses.replace(config, k=config.k if k is None else k, steps=config.steps if steps is None else steps)
 
 
 def _picture(picture: Picture, size: int | None = None, align: bool = False) -> Tensor:

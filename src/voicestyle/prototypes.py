@@ -1,13 +1,17 @@
-"""The bank of image prototypes: clusters of face embeddings, whose members' latents are found once and kept."""
+"""The bank of image prototypes: clusters of face embeddings, whose members' latents are found once and kept.
+
+A *catalogue* is a bank that knows its prototypes and who belongs to them, but has no pictures of the members yet: no
+face embeddings and no latents. A converted official memory is one.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +23,13 @@ from voicestyle.clustering import kmeans
 
 FORMAT = "voicestyle prototypes 1"
 REBUILD = "rebuild the bank with `voicestyle prototypes build`"
+NO_LATENTS = (
+    "this bank has no latents: it only lists which video belongs to which prototype; "
+    "`voicestyle prototypes build --model FOLDER --faces unzippedFaces --frontal VGG_ALL_FRONTAL -o OUT` makes them"
+)
+OPTIONAL = ("member_emb", "member_w")  # what a catalogue has not
+
+MemberOrder = Literal["similarity", "dataset"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +38,8 @@ class Nearest:
 
     prototypes: Tensor  # (k,) int64
     similarities: Tensor  # (k,) cosine of voice and centroid, falling
-    members: Tensor  # (<= num_members,) int64, one an identity
-    member_similarities: Tensor  # (<= num_members,) cosine of voice and member's face, falling
+    members: Tensor  # (<= num_members,) int64; one an identity, but for the order of the data set
+    member_similarities: Tensor  # (<= num_members,) cosine of voice and member's face
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,32 +49,47 @@ class PrototypeBank:
     centroids: Tensor  # (K,D) unit norm
     concentrations: Tensor  # (K,) Li et al., ICLR 2021
     assignments: Tensor  # (M,) int64 in [0,K): the prototype of each member
-    member_emb: Tensor  # (M,D) unit face embeddings
-    member_w: Tensor  # (M,w_dim) the latents of the members' pictures
+    member_emb: Tensor | None  # (M,D) unit face embeddings; None in a catalogue
+    member_w: Tensor | None  # (M,w_dim) the latents of the members' pictures; None in a catalogue
     member_identity: Tensor  # (M,) int64; members of one person share it
-    member_keys: list[str]  # anonymous names, e.g. "m00012"
+    member_keys: list[str]  # anonymous names, e.g. "m00012"; "NAME/VIDEO" where the members are VoxCeleb videos
     encoder_fingerprint: str  # of the encoder that made the embeddings
-    generator_fingerprint: str  # of the generator whose latents they are
+    generator_fingerprint: str  # of the generator whose latents they are; "" in a catalogue
 
     def __post_init__(self) -> None:
-        num_prototypes, num_members = len(self.centroids), len(self.member_emb)
+        num_prototypes, num_members = len(self.centroids), len(self.assignments)
         dim = self.centroids.shape[-1]
         expected = {
             "centroids": (num_prototypes, dim), "concentrations": (num_prototypes,), "assignments": (num_members,),
-            "member_emb": (num_members, dim), "member_w": (num_members, self.member_w.shape[-1]),
-            "member_identity": (num_members,),
+            "member_emb": (num_members, dim), "member_identity": (num_members,),
+            "member_w": (num_members, 0 if self.member_w is None else self.member_w.shape[-1]),
         }  # fmt: skip
         for name, shape in expected.items():
-            if (got := tuple(getattr(self, name).shape)) != shape:
+            value = getattr(self, name)
+            if value is None and name in OPTIONAL:
+                continue
+            if (got := tuple(value.shape)) != shape:
                 raise ValueError(f"prototype bank: {name} has shape {got}, expected {shape}")
-            if not torch.isfinite(getattr(self, name)).all():
+            if not torch.isfinite(value).all():
                 raise ValueError(f"prototype bank: {name} has values that are not finite; {REBUILD}")
+        if {self.member_emb is None, self.member_w is None, not self.generator_fingerprint} == {True, False}:
+            raise ValueError(
+                "prototype bank: member_emb, member_w and generator_fingerprint belong together: all, or none "
+                f"(a catalogue); {REBUILD}"
+            )
         if len(self.member_keys) != num_members:
             raise ValueError(f"prototype bank: got {len(self.member_keys)} member keys for {num_members} members")
         if self.assignments.dtype != torch.int64 or self.member_identity.dtype != torch.int64:
             raise ValueError("prototype bank: assignments and member_identity must be int64")
         if num_prototypes == 0 or not bool(((self.assignments >= 0) & (self.assignments < num_prototypes)).all()):
             raise ValueError(f"prototype bank: assignments reach outside of its {num_prototypes} prototypes")
+
+    @property
+    def latents(self) -> Tensor:
+        """The latents of the members (M,w_dim); a ValueError where the bank is a catalogue."""
+        if self.member_w is None:
+            raise ValueError(NO_LATENTS)
+        return self.member_w
 
     @classmethod
     def build(
@@ -98,23 +124,51 @@ class PrototypeBank:
             generator_fingerprint=generator_fingerprint,
         )
 
-    def nearest(self, voice_emb: Tensor, k: int = 3, num_members: int = 8) -> Nearest:
+    def nearest(
+        self, voice_emb: Tensor, k: int = 3, num_members: int = 8, member_order: MemberOrder = "similarity"
+    ) -> Nearest:
         """The k prototypes nearest to a voice (1,D), and their members nearest to it, one an identity.
 
-        Members are ranked by their own similarity to the voice, not by their place in the data.
+        Members are ranked by their own similarity to the voice, not by their place in the data. With `member_order`
+        "dataset" they are the first of the data instead, several of one identity among them, as the reference has it.
 
         Raises:
-            ValueError: k or num_members out of range, or an embedding of another size.
+            ValueError: k or num_members out of range, an embedding of another size, or a bank that is a catalogue.
         """
         voice_emb = self._query(voice_emb, k, num_members)
+        if self.member_emb is None:
+            raise ValueError(NO_LATENTS)
         similarities, prototypes = (self.centroids @ voice_emb).topk(k)
         candidates = torch.isin(self.assignments, prototypes).nonzero().flatten()
         similarity = self.member_emb[candidates] @ voice_emb
-        order = similarity.argsort(descending=True, stable=True)
-        people = self.member_identity[candidates[order]].tolist()
-        first = {person: place for place, person in reversed(list(enumerate(people)))}  # the best of each identity
-        chosen = order[sorted(first.values())[:num_members]]
+        if member_order == "dataset":
+            chosen = torch.arange(min(num_members, len(candidates)))
+        else:
+            order = similarity.argsort(descending=True, stable=True)
+            people = self.member_identity[candidates[order]].tolist()
+            first = {person: place for place, person in reversed(list(enumerate(people)))}  # the best of each identity
+            chosen = order[sorted(first.values())[:num_members]]
         return Nearest(prototypes, similarities, candidates[chosen], similarity[chosen])
+
+    def subset(self, members: Tensor) -> PrototypeBank:
+        """The bank of these members alone (rows, rising); prototypes that are left without members are gone.
+
+        Raises:
+            ValueError: no members
+        """
+        if len(members) == 0:
+            raise ValueError("prototype bank: no members are left")
+        prototypes, assignments = self.assignments[members].unique(return_inverse=True)
+        return replace(
+            self,
+            centroids=self.centroids[prototypes],
+            concentrations=self.concentrations[prototypes],
+            assignments=assignments,
+            member_emb=None if self.member_emb is None else self.member_emb[members],
+            member_w=None if self.member_w is None else self.member_w[members],
+            member_identity=self.member_identity[members],
+            member_keys=[self.member_keys[i] for i in members.tolist()],
+        )
 
     def _query(self, voice_emb: Tensor, k: int, num_members: int) -> Tensor:
         """The voice as (D,), after a look at the arguments."""
@@ -128,13 +182,16 @@ class PrototypeBank:
         return voice_emb.detach().to(self.centroids).flatten()
 
     def check(self, encoder_fingerprint: str, generator_fingerprint: str | None, where: str = "prototype bank") -> None:
-        """Raise ``ValueError`` unless the bank was built with this encoder and this generator (None: not looked at)."""
+        """Raise ``ValueError`` unless the bank was built with this encoder and this generator (None: not looked at).
+
+        A catalogue belongs to no generator.
+        """
         pairs = {
             "encoder": (self.encoder_fingerprint, encoder_fingerprint),
             "generator": (self.generator_fingerprint, generator_fingerprint),
         }
         for part, (mine, given) in pairs.items():
-            if given is not None and mine != given:
+            if given is not None and mine and mine != given:
                 raise ValueError(f"{where}: built with {part} {mine[:12]}, but the model's is {given[:12]}; {REBUILD}")
 
     def summary(self) -> dict[str, Any]:
@@ -143,6 +200,7 @@ class PrototypeBank:
             "num_prototypes": len(self.centroids),
             "num_members": len(self.member_keys),
             "num_identities": len(self.member_identity.unique()),
+            "has_latents": self.member_w is not None,
             "members_per_prototype": self.assignments.bincount(minlength=len(self.centroids)).tolist(),
             "encoder_fingerprint": self.encoder_fingerprint,
             "generator_fingerprint": self.generator_fingerprint,
@@ -151,7 +209,8 @@ class PrototypeBank:
     def save(self, path: str | Path) -> None:
         """Write the bank as one safetensors file with a JSON header, beside and then renamed."""
         path = Path(path)
-        tensors = {f.name: getattr(self, f.name).contiguous() for f in fields(self) if _is_tensor(f.name)}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if _is_tensor(f.name)}
+        tensors = {name: value.contiguous() for name, value in values.items() if value is not None}
         header = {f.name: getattr(self, f.name) for f in fields(self) if not _is_tensor(f.name)}
         data = to_safetensors(tensors, {"voicestyle": json.dumps({"format": FORMAT, **header})})
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -179,10 +238,11 @@ class PrototypeBank:
         except (SafetensorError, OSError, ValueError) as error:
             raise ValueError(f"{path}: truncated or not a safetensors file ({error}); get it again") from None
         names = {f.name for f in fields(cls) if _is_tensor(f.name)}
-        if not isinstance(header, dict) or header.pop("format", None) != FORMAT or set(tensors) != names:
+        is_whole = names - set(OPTIONAL) <= set(tensors) <= names
+        if not isinstance(header, dict) or header.pop("format", None) != FORMAT or not is_whole:
             raise ValueError(f"{path}: not a prototype bank of this version (expected {FORMAT!r}); {REBUILD}")
         try:
-            return cls(**tensors, **header)
+            return cls(**{**dict.fromkeys(OPTIONAL), **tensors, **header})
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
 

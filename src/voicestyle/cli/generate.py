@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from voicestyle.cli import results
 from voicestyle.cli.options import load, option_align, option_json, option_model, option_out, option_seed, option_vad
+from voicestyle.config import GuidanceConfig
+
+if TYPE_CHECKING:
+    from voicestyle.inversion import Perceptual
+    from voicestyle.pipeline import VoiceStyle
+
+option_perceptual = click.option(
+    "--perceptual",
+    type=click.Choice(["auto", "lpips", "pixel"]),
+    help="How pictures are compared: by LPIPS, or by pixels at several scales; auto: LPIPS where torchvision's VGG16 "
+    "is found.  [default: auto]",
+)
+
+
+def load_perceptual(vs: VoiceStyle, choice: str | None) -> Perceptual | None:
+    """LPIPS, if it is to be had or asked for; that it is not to be had is said."""
+    perceptual = vs.perceptual(choice or "auto")
+    if perceptual is None and choice != "pixel":
+        click.echo("No LPIPS (torchvision's VGG16 is not found): comparing by pixels and face features.", err=True)
+    return perceptual
 
 
 @click.command(short_help="Make faces that fit a voice.")
@@ -19,10 +39,11 @@ from voicestyle.cli.options import load, option_align, option_json, option_model
 @click.option("--steps", type=click.IntRange(min=0), help="Guided steps.  [default: the model's]")
 @click.option("--k", type=click.IntRange(min=1), help="Nearest prototypes.  [default: the model's]")
 @click.option("--num-faces", type=click.IntRange(min=1), default=1, help="Faces for each voice.")
+@click.option("--reference", is_flag=True, help="The settings of the authors' code, to compare with its results.")
 @option_vad
 @option_json
 @option_model
-def generate(voices: tuple[str, ...], out: Path, sheet: bool, as_json: bool, **options: Any) -> None:
+def generate(voices: tuple[str, ...], out: Path, sheet: bool, reference: bool, as_json: bool, **options: Any) -> None:
     """Example: voicestyle generate clip.wav -o face.png --sheet
 
     Faces that fit a voice. They are plausible, and identify nobody.
@@ -31,11 +52,12 @@ def generate(voices: tuple[str, ...], out: Path, sheet: bool, as_json: bool, **o
     vs = load(options)
     click.echo(vs.metadata()["AI-generated"], err=True)
 
-    num_steps = vs.config.guidance.steps if options["steps"] is None else options["steps"]
+    guidance = GuidanceConfig.reference() if reference else vs.config.guidance
+    num_steps = guidance.steps if options["steps"] is None else options["steps"]
 
     def work(voice: str, target: Path) -> dict[str, Any]:
         with results.progress(num_steps, voice) as advance:
-            made = vs.generate(voice, callback=lambda *_: advance(1), **options)
+            made = vs.generate(voice, guidance=guidance, callback=lambda *_: advance(1), **options)
         return {"voice": voice, **results.save_generation(made, target, sheet)}
 
     def rows(record: dict[str, Any]) -> Any:
@@ -104,21 +126,25 @@ def retrieve(
 @click.option("--space", type=click.Choice(["w", "w_plus"]), default="w", help="One latent, or one a layer.")
 @click.option("--steps", type=click.IntRange(min=0), default=300, help="Steps of the projection.")
 @click.option("--lr", type=float, default=0.1, help="Learning rate.")
+@option_perceptual
 @option_seed
 @option_align
 @option_json
 @option_model
-def invert(images: tuple[str, ...], out: Path, space: str, steps: int, as_json: bool, **options: Any) -> None:
+def invert(
+    images: tuple[str, ...], out: Path, space: str, steps: int, perceptual: str | None, as_json: bool, **options: Any
+) -> None:
     """Example: voicestyle invert face.png -o projected.png
 
     Pictures projected into the latent space of the generator, and rendered from there.
     """
     targets = results.picture_targets(images, out)
     vs = load(options)
+    look = "pixel" if load_perceptual(vs, perceptual) is None else "lpips"
 
     def work(image: str, target: Path) -> dict[str, Any]:
         with results.progress(steps, image) as advance:
-            result = vs.invert(image, space, steps=steps, callback=lambda *_: advance(1), **options)
+            result = vs.invert(image, space, steps=steps, perceptual=look, callback=lambda *_: advance(1), **options)
         results.save_picture(vs.synthesize(result.w), target, vs.metadata())
         results.save_array(target.with_suffix(".npy"), result.w[0])
         return {

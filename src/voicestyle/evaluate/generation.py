@@ -281,7 +281,7 @@ def _digest(vs: VoiceStyle, item: Item, settings: dict[str, Any]) -> str:
     """The name of all that an item's latents depend on."""
     model = [vs.model.encoder_fingerprint, vs.model.generator_fingerprint, to_dict(vs.config.guidance), str(vs.dtype)]
     digest = hashlib.sha256(json.dumps([*model, settings], sort_keys=True).encode())
-    for part in (vs.bank.centroids, vs.bank.assignments, vs.bank.member_w):
+    for part in (vs.bank.centroids, vs.bank.assignments, vs.bank.latents):
         digest.update(part.cpu().contiguous().numpy().tobytes())
     digest.update(item.voice.read_bytes())
     return digest.hexdigest()

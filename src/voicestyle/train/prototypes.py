@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +16,12 @@ from torch import Tensor
 from voicestyle.checkpoint import Model, check_replaceable, save_model
 from voicestyle.data.manifest import Manifest
 from voicestyle.image import load_image
-from voicestyle.inversion import LinearInverter, invert
+from voicestyle.inversion import LinearInverter, Perceptual, identity_features, invert
 from voicestyle.prototypes import PrototypeBank
 
 BATCH = 8  # pictures that are projected together; also how often a build leaves something behind to go on from
+Start = Literal["w_avg", "linear"]  # of each projection: the mean latent, or a one-shot estimate
+Pictures = tuple[list[Tensor], Tensor]  # each (1,3,H,W) as it is, and all (N,3,size,size) as the generator draws them
 
 
 def build_prototypes(
@@ -31,9 +32,7 @@ def build_prototypes(
     k: int,
     split: str = "train",
     seed: int = 0,
-    start: Literal["w_avg", "linear"] = "w_avg",
-    progress: Callable[[int], None] | None = None,  # told how many more pictures are done
-    **settings: Any,  # of `inversion.invert`
+    **projection: Any,  # of `Projector`
 ) -> PrototypeBank:
     """The bank of the frontal pictures of manifests, written to `out`.
 
@@ -43,22 +42,13 @@ def build_prototypes(
         FileNotFoundError: a manifest or a picture is missing
         ValueError: no frontal pictures, fewer than k, or a model without generator
     """
-    out = Path(out)
-    if out.suffix != ".safetensors":
-        check_replaceable(out)
+    part = check_out(Path(out))
     items = [item for path in manifests for item in Manifest.read(path).split(split) if item.frontal]
     if len(items) < k:
         raise ValueError(f"{manifests[0]}: {len(items)} frontal pictures in split {split!r}, expected k = {k} or more")
-    part = out.with_name(f"{out.name}.part")
     pictures, identities = [item.frontal for item in items], [item.identity for item in items]
-    bank = build_bank(model, pictures, identities, k, seed, start=start, cache=part, progress=progress, **settings)
-    if out.suffix == ".safetensors":
-        bank.save(out)
-    else:
-        card = model.folder / "README.md"
-        text = card.read_text(encoding="utf-8") if card.is_file() else None
-        save_model(out, model.config, model.encoder, model.generator, bank, model.metadata, text)
-    shutil.rmtree(part)
+    bank = build_bank(model, pictures, identities, k, seed, cache=part, **projection)
+    write_bank(Path(out), model, bank, model.metadata)
     return bank
 
 
@@ -68,57 +58,109 @@ def build_bank(
     identities: Sequence[str],  # who it is; kept as numbers only
     k: int,
     seed: int = 0,
-    *,
-    start: Literal["w_avg", "linear"] = "w_avg",  # of each projection: the mean latent, or a one-shot estimate
-    cache: Path | None = None,  # folder for finished latents
-    progress: Callable[[int], None] | None = None,
-    **settings: Any,  # of `inversion.invert`
+    **projection: Any,  # of `Projector`
 ) -> PrototypeBank:
     """A bank of k prototypes of these faces, with a latent for each."""
-    if model.generator is None:
-        raise ValueError(f"{model.folder}: this model has no generator to project pictures with; use another model")
-    inverter = LinearInverter(model.generator, seed=seed) if start == "linear" else None
-    project = partial(_project, model, inverter, settings)
-    told = f"{model.generator_fingerprint} {model.encoder_fingerprint} {start} {seed} {sorted(settings.items())}"
-    embeddings, latents = [], []
-    for first in range(0, len(pictures), BATCH):
-        some = pictures[first : first + BATCH]
-        embeddings += [_face_emb(model, picture) for picture in some]
-        size = model.generator.config.size
-        images = torch.cat([_picture(picture, size) for picture in some])
-        latents.append(_cached(project, images, cache, told))
-        if progress is not None:
-            progress(len(some))
+    project = Projector(model, seed=seed, **projection)
+
+    def batches() -> Iterator[tuple[bytes, Callable[[], Pictures]]]:
+        for some in chunks(pictures, project.batch):
+            native = [p if isinstance(p, Tensor) else load_image(p) for p in some]
+            size = model.generator.config.size
+            target = torch.cat([p if isinstance(p, Tensor) else load_image(p, size) for p in some])
+            yield target.numpy().tobytes(), lambda native=native, target=target: (native, target)
+
+    emb, w = project(batches())
     return PrototypeBank.build(
-        torch.cat(embeddings), torch.cat(latents), identities, k, seed,
+        emb, w, identities, k, seed,
         encoder_fingerprint=model.encoder_fingerprint, generator_fingerprint=model.generator_fingerprint,
     )  # fmt: skip
 
 
-def _picture(picture: Path | Tensor, size: int | None = None) -> Tensor:
-    return picture if isinstance(picture, Tensor) else load_image(picture, size)
+class Projector:
+    """Face embeddings and latents of pictures, batch by batch, from the cache where it has them."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        start: Start = "w_avg",
+        steps: int = 300,  # 0: the start itself is the latent
+        batch: int = BATCH,
+        seed: int = 0,
+        perceptual: Perceptual | None = None,  # LPIPS; None: pixels
+        cache: Path | None = None,  # folder for what is done
+        depends_on: str = "",  # whatever else the results of a batch depend on
+        progress: Callable[[int], None] | None = None,  # told how many more pictures are done
+        **settings: Any,  # of `inversion.invert`
+    ) -> None:
+        if model.generator is None:
+            raise ValueError(f"{model.folder}: this model has no generator to project pictures with; use another model")
+        self.model, self.batch, self.cache, self.progress = model, batch, cache, progress
+        self.perceptual, self.invert_settings = perceptual, {"steps": steps, "batch": batch, "seed": seed, **settings}
+        self.inverter = LinearInverter(model.generator, seed=seed) if start == "linear" else None
+        self.settings = {
+            "start": start, "perceptual": "pixel" if perceptual is None else "lpips",
+            "identity": "encoder" if model.identity is None else "ir_se50",
+            **{name: str(value) for name, value in self.invert_settings.items()},
+        }  # fmt: skip
+        self.told = (
+            f"{model.generator_fingerprint} {model.encoder_fingerprint} {depends_on} {sorted(self.settings.items())}"
+        )
+
+    def __call__(self, batches: Iterator[tuple[bytes, Callable[[], Pictures]]]) -> tuple[Tensor, Tensor]:
+        """Embeddings (M,D) and latents (M,w_dim) of batches, each a name and what loads its pictures."""
+        done = []
+        for name, load in batches:
+            done.append(self._cached(name, load))
+            if self.progress is not None:
+                self.progress(len(done[-1]["w"]))
+        return torch.cat([d["emb"] for d in done]), torch.cat([d["w"] for d in done])
+
+    def _cached(self, name: bytes, load: Callable[[], Pictures]) -> Mapping[str, Tensor]:
+        if self.cache is None:
+            return self._project(*load())
+        path = self.cache / f"{hashlib.sha256(self.told.encode() + name).hexdigest()[:32]}.safetensors"
+        if not path.is_file():
+            self.cache.mkdir(parents=True, exist_ok=True)
+            beside = path.with_suffix(".tmp")
+            save_file(self._project(*load()), beside)
+            os.replace(beside, path)
+        return load_file(path)
+
+    def _project(self, native: list[Tensor], target: Tensor) -> dict[str, Tensor]:
+        generator, encoder = self.model.generator, self.model.encoder
+        target = target.to(generator.w_avg)
+        with torch.no_grad():
+            emb = torch.cat([encoder.encode_face(picture.to(target)) for picture in native])
+        w = None if self.inverter is None else self.inverter(target)
+        if w is None or self.invert_settings["steps"] > 0:
+            identity = identity_features(encoder, self.model.identity)
+            w = invert(generator, target, identity, self.perceptual, w_init=w, **self.invert_settings).w
+        return {"emb": emb.cpu(), "w": w.cpu()}
 
 
-@torch.no_grad()
-def _face_emb(model: Model, picture: Path | Tensor) -> Tensor:
-    return model.encoder.encode_face(_picture(picture).to(model.generator.w_avg.device)).cpu()
+def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """The items, `size` at a time."""
+    return (items[i : i + size] for i in range(0, len(items), size))
 
 
-def _project(model: Model, inverter: LinearInverter | None, settings: dict[str, Any], images: Tensor) -> Tensor:
-    w_init = None if inverter is None else inverter(images)
-    return invert(
-        model.generator, images, model.encoder.face_features, w_init=w_init, batch=BATCH, **settings
-    ).w.cpu()  # fmt: skip
+def check_out(out: Path) -> Path:
+    """The folder where a build leaves what is done, after making sure that it can end in `out`."""
+    if out.suffix != ".safetensors":
+        check_replaceable(out)
+    return out.with_name(f"{out.name}.part")
 
 
-def _cached(project: Callable[[Tensor], Tensor], images: Tensor, cache: Path | None, told: str) -> Tensor:
-    """Latents (N,w_dim) of pictures, from the cache where it has them."""
-    if cache is None:
-        return project(images)
-    path = cache / f"{hashlib.sha256(told.encode() + images.numpy().tobytes()).hexdigest()[:32]}.safetensors"
-    if not path.is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".tmp")
-        save_file({"w": project(images)}, beside)
-        os.replace(beside, path)
-    return load_file(path)["w"]
+def write_bank(out: Path, model: Model, bank: PrototypeBank, metadata: Mapping[str, Any]) -> None:
+    """Write the bank, alone or in a model folder, and remove what the build had left behind."""
+    if out.suffix == ".safetensors":
+        bank.save(out)
+    else:
+        card = model.folder / "README.md"
+        text = card.read_text(encoding="utf-8") if card.is_file() else None
+        save_model(
+            out, model.config, model.encoder, model.generator, bank, metadata, text,
+            identity=model.identity, dtype=model.dtype,
+        )  # fmt: skip
+    shutil.rmtree(out.with_name(f"{out.name}.part"))
