@@ -14,16 +14,18 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "voicestyle"
 
 FLOORS = [
     ["config"],
-    ["audio", "image", "nn.ops"],
+    ["audio", "image", "animation", "nn.ops"],
     ["nn"],
     ["latent", "losses", "clustering", "metrics"],
-    ["inversion", "guidance", "prototypes", "checkpoint", "data"],
-    ["pipeline", "train", "evaluate", "convert"],
+    ["inversion", "guidance", "sampling", "prototypes", "checkpoint", "data", "download"],
+    ["pipeline", "generation", "plots", "train", "evaluate", "convert", "cmpc2"],
     ["cli", "__main__"],
 ]
 SIBLINGS = {  # who may import on its own floor, and from whom
-    "nn": {"nn"}, "data": {"data"}, "convert": {"convert"}, "checkpoint": {"prototypes"},
-    "train": {"train", "convert"}, "evaluate": {"evaluate", "pipeline"}, "cli": {"cli"}, "__main__": {"cli"},
+    "animation": {"image"}, "nn": {"nn"}, "data": {"data"}, "convert": {"convert"}, "checkpoint": {"prototypes"},
+    "pipeline": {"convert", "generation"}, "generation": {"pipeline"},
+    "train": {"train", "convert"}, "evaluate": {"evaluate", "pipeline", "plots"}, "plots": {"plots", "pipeline"},
+    "cmpc2": {"convert"}, "cli": {"cli"}, "__main__": {"cli"},
 }  # fmt: skip
 
 

@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fill import inp
-from voicestyle.losses import cmpc_loss, cmpc_loss_reference, info_nce, prototype_nce, recalibration_weights
+from voicestyle.losses import (
+    cmpc_loss,
+    cmpc_loss_reference,
+    cumulative_weights,
+    info_nce,
+    prototype_nce,
+    prototype_nce_reference,
+    recalibration_weights,
+)
 
 
 def unit(name: str, n: int, d: int = 8) -> torch.Tensor:
@@ -119,9 +127,54 @@ def test_no_gradient_flows_through_the_weights():
     torch.testing.assert_close(voice.grad, expected.grad)
 
 
-def test_reference_variant_gives_the_golden_numbers(golden_dir):
-    golden = np.load(golden_dir / "cmpc_loss_reference.npz")
-    tensors = {name: torch.from_numpy(golden[name]) for name in golden.files}
+@pytest.mark.parametrize("recalibration", [True, False])
+def test_recalibration_is_a_switch(recalibration):
+    voice, face = unit("v", 6), unit("f", 6)
+    pv, pf = [prototypes("sv", 6, 3)], [prototypes("sf", 6, 3)]
+    each = naive_info_nce(voice, face, 0.3, np.eye(6)) + naive_info_nce(face, voice, 0.3, np.eye(6))
+    each = each + naive_prototype_nce(voice, pf[0].centroids, pf[0].concentrations, pf[0].assignments)
+    each = each + naive_prototype_nce(face, pv[0].centroids, pv[0].concentrations, pv[0].assignments)
+    loss = cmpc_loss(voice, face, pv, pf, temperature=0.3, recalibration=recalibration).item()
+    assert (loss == pytest.approx(float(each.mean()), rel=1e-5)) != recalibration
+
+
+def naive_prototype_nce_reference(emb, granularities):
+    """One sample and one granularity after the other, as the authors' criterion goes about it."""
+    losses = []
+    for i in range(len(emb)):
+        total = 0.0
+        for p in granularities:
+            centers = [p.centroids[int(a)] / p.centroids[int(a)].norm() for a in p.assignments]
+            order = [i, *(j for j in range(len(emb)) if j != i)]  # its own prototype comes to the front ...
+            phi = [float(p.concentrations[int(a)]) for a in p.assignments]  # ... and concentrations stay in their order
+            logits = [float(emb[i] @ centers[j]) / phi[column] for column, j in enumerate(order)]
+            total = (total + math.log(sum(map(math.exp, logits))) - logits[0]) / 4
+        losses.append(total)
+    return torch.tensor(losses)
+
+
+def test_reference_prototype_nce_is_the_naive_loop():
+    emb = unit("a", 6)
+    p = [prototypes(f"r{k}", 6, k) for k in (3, 4)]
+    for x in p:
+        x.centroids = 2 * x.centroids  # need not have unit norm
+    expected = naive_prototype_nce_reference(emb, p)
+    torch.testing.assert_close(prototype_nce_reference(emb, p), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_reference_weights_are_a_sum_over_the_sorted_batch():
+    rho = inp("rho", (9,))
+    mean, std = float(rho.mean()), float(rho.std(correction=0))
+    density = [math.exp(-((float(r) - mean + std) ** 2) / (0.2 * std**2)) for r in rho]
+    expected = [sum(d for d, q in zip(density, rho, strict=True) if q <= r) / sum(density) for r in rho]
+    torch.testing.assert_close(cumulative_weights(rho), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def golden(golden_dir):
+    """The stored inputs and terms of the authors' criterion, and its prototypes by side."""
+    with np.load(golden_dir / "cmpc_loss_reference.npz") as file:
+        tensors = {name: torch.from_numpy(file[name]) for name in file.files}
     sides = [
         [
             SimpleNamespace(
@@ -133,9 +186,25 @@ def test_reference_variant_gives_the_golden_numbers(golden_dir):
         ]
         for side in ("voice", "face")
     ]
+    return tensors, sides
+
+
+def test_reference_variant_gives_the_golden_totals(golden):
+    tensors, sides = golden
     embeddings = tensors["voice_emb"], tensors["face_emb"]
-    assert cmpc_loss_reference(*embeddings, *sides).item() == pytest.approx(float(golden["total"]), rel=1e-5)
-    expected = float(golden["total_without_prototypes"])
+    assert cmpc_loss_reference(*embeddings, *sides).item() == pytest.approx(float(tensors["total"]), rel=1e-5)
+    expected = float(tensors["total_without_prototypes"])
     assert cmpc_loss_reference(*embeddings).item() == pytest.approx(expected, rel=1e-5)
-    unit_emb = [F.normalize(e, dim=1) for e in embeddings]
-    torch.testing.assert_close(info_nce(*unit_emb, 0.03), tensors["instance_v2f"], rtol=1e-4, atol=1e-5)
+
+
+def test_reference_variant_gives_each_golden_term(golden):
+    tensors, (voice_prototypes, face_prototypes) = golden
+    voice, face = (F.normalize(tensors[name], dim=1) for name in ("voice_emb", "face_emb"))
+    terms = {
+        "instance_v2f": info_nce(voice, face, 0.03),
+        "instance_f2v": info_nce(face, voice, 0.03),
+        "prototype_v2f": prototype_nce_reference(voice, face_prototypes),
+        "prototype_f2v": prototype_nce_reference(face, voice_prototypes),
+    }
+    for name, term in terms.items():
+        torch.testing.assert_close(term, tensors[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: name + text)

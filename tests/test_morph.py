@@ -69,3 +69,27 @@ def test_codes_are_white(face_set) -> None:
     assert deviations.square().mean() == pytest.approx(1)
     with pytest.raises(ValueError, match="100 components asked of 24 pictures"):
         space.codes(100)
+
+
+def test_detail_gives_morphs_the_roughness_of_their_faces(face_set) -> None:
+    """Textures of unlike noise: a plain mean of four has half its strength, and `detail` brings it back."""
+    pictures, landmarks = face_set
+    noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0)) * 0.2
+    space = MorphSpace.build((pictures * 0.3 + noise).clamp(-1, 1), landmarks)
+    index, weights = torch.tensor([[0, 2, 4, 6]]), torch.full((1, 4), 0.25)
+
+    def roughness(image: torch.Tensor) -> float:
+        middle = image[..., 24:40, 24:40]
+        return (middle - F.avg_pool2d(middle, 3, 1, 1)).std().item()
+
+    one, plain, half, full = (
+        roughness(space.mix(i, w, detail))
+        for i, w, detail in (
+            (torch.tensor([[0, 0]]), torch.tensor([[0.5, 0.5]]), 0.0),
+            (index, weights, 0.0), (index, weights, 0.5), (index, weights, 1.0),
+        )
+    )  # fmt: skip
+    assert plain < half < full
+    assert full == pytest.approx(one, rel=0.35)
+    single = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    assert torch.allclose(space.mix(index, single, 1.0), space.mix(index, single, 0.0), atol=1e-3)

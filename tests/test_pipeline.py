@@ -86,12 +86,26 @@ def test_several_faces_differ(vs: VoiceStyle) -> None:
     assert len(out.similarity) == len(out.image) == 4
 
 
-def test_further_faces_are_weighted_means_of_members(vs: VoiceStyle) -> None:
-    """A mean with weights that add up to one cannot leave the box that the members span."""
+def test_diversity_says_how_far_further_faces_start_from_the_first(vs: VoiceStyle) -> None:
     voice_emb = vs.encode_voice(VOICE)
-    w = vs.initial_latents(voice_emb, vs.nearest_prototypes(voice_emb), num_faces=20)
-    member_w = vs.bank.member_w
-    assert (w <= member_w.amax(0) + 1e-5).all() and (w >= member_w.amin(0) - 1e-5).all()
+    nearest = vs.nearest_prototypes(voice_emb)
+    reach = {}
+    for diversity in (0.0, 0.1, 0.2):
+        settings = dataclasses.replace(vs.config.guidance, diversity=diversity)
+        w = vs.initial_latents(voice_emb, nearest, 4, settings=settings)
+        assert torch.equal(w[0], vs.bank.member_w[nearest.members].mean(0))
+        reach[diversity] = (w[1:] - w[0]).norm(dim=1).mean()
+    assert reach[0.0] == 0 and 1.4 < reach[0.2] / reach[0.1] < 2.6  # another candidate may fit best
+
+
+def test_truncation_moves_the_starts_to_the_mean_face(vs: VoiceStyle) -> None:
+    voice_emb = vs.encode_voice(VOICE)
+    nearest = vs.nearest_prototypes(voice_emb)
+    whole, half = (
+        vs.initial_latents(voice_emb, nearest, 3, 0, dataclasses.replace(vs.config.guidance, truncation_psi=psi))
+        for psi in (1.0, 0.5)
+    )
+    assert torch.allclose(half, (whole + vs.generator.w_avg) / 2, atol=1e-5)
 
 
 def test_settings_reach_the_steps(vs: VoiceStyle) -> None:
@@ -187,7 +201,7 @@ def test_several_faces_are_saved_beside_each_other(vs: VoiceStyle, tmp_path) -> 
 
 def test_the_contact_sheet_shows_prototypes_and_the_way(vs: VoiceStyle, monkeypatch) -> None:
     rows = []
-    monkeypatch.setattr("voicestyle.pipeline.contact_sheet", lambda got: rows.extend(got))
+    monkeypatch.setattr("voicestyle.generation.contact_sheet", lambda got: rows.extend(got))
     out = vs.generate(VOICE, num_faces=2, steps=10)
     out.contact_sheet(num_steps=3)
     assert len(rows) == 3 + 2

@@ -313,7 +313,7 @@ def test_results_say_whose_settings_they_have(vs: voicestyle.VoiceStyle, tmp_pat
 
 def test_a_sheet_ends_in_the_picture(vs: voicestyle.VoiceStyle, monkeypatch) -> None:
     rows = []
-    monkeypatch.setattr("voicestyle.pipeline.contact_sheet", lambda got: rows.extend(got))
+    monkeypatch.setattr("voicestyle.generation.contact_sheet", lambda got: rows.extend(got))
     out = vs.generate(VOICE, steps=2, num_faces=2, guidance=GuidanceConfig.reference())
     out.contact_sheet()
     for face, (_, tiles) in enumerate(rows[-2:]):

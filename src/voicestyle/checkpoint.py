@@ -27,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 from voicestyle.config import VoiceStyleConfig, from_dict, to_dict
 from voicestyle.nn.arcface import IRSE50
 from voicestyle.nn.encoder import VoiceFaceEncoder
+from voicestyle.nn.inverter import Inverter
 from voicestyle.nn.stylegan2 import Generator
 from voicestyle.prototypes import PrototypeBank
 
@@ -34,9 +35,9 @@ EMBEDDED = "voicestyle-small"
 MODELS = Path(__file__).parent / "models"  # what the package ships
 FORMAT_VERSION = 1
 HEADER = ("format_version", "part", "license", "fingerprint")  # of each part, beside the caller's metadata
-CONFIG, ENCODER, GENERATOR, IDENTITY, PROTOTYPES, CARD = (
-    "config.json", "encoder.safetensors", "generator.safetensors", "identity.safetensors", "prototypes.safetensors",
-    "README.md",
+CONFIG, ENCODER, GENERATOR, IDENTITY, INVERTER, PROTOTYPES, CARD = (
+    "config.json", "encoder.safetensors", "generator.safetensors", "identity.safetensors", "inverter.safetensors",
+    "prototypes.safetensors", "README.md",
 )  # fmt: skip
 
 
@@ -54,11 +55,15 @@ class Model:
     folder: Path
     identity: IRSE50 | None = None
     identity_fingerprint: str | None = None
+    inverter: Inverter | None = None
+    inverter_fingerprint: str | None = None
     dtype: torch.dtype = torch.float16  # what the weights are stored in; `save_model` takes it
 
     def summary(self) -> dict[str, Any]:
         """What the model is and where it comes from, as plain JSON-ready values."""
-        networks = {"encoder": self.encoder, "generator": self.generator, "identity": self.identity}
+        networks = {
+            "encoder": self.encoder, "generator": self.generator, "identity": self.identity, "inverter": self.inverter,
+        }  # fmt: skip
         counts = {n: sum(p.numel() for p in m.parameters()) for n, m in networks.items() if m is not None}
         return {
             "name": self.config.name,
@@ -70,6 +75,7 @@ class Model:
             "encoder_fingerprint": self.encoder_fingerprint,
             "generator_fingerprint": self.generator_fingerprint,
             "identity_fingerprint": self.identity_fingerprint,
+            "inverter_fingerprint": self.inverter_fingerprint,
             "stored_as": str(self.dtype).removeprefix("torch."),
             "config": to_dict(self.config),
             **self.metadata,
@@ -118,6 +124,7 @@ def save_model(
     card: str | None = None,  # text of README.md
     *,
     identity: IRSE50 | None = None,
+    inverter: Inverter | None = None,  # of this generator; its config is that of `config`
     dtype: torch.dtype = torch.float16,  # what matrices and kernels are stored in
 ) -> Path:
     """The folder, written whole: made beside and renamed, so that a reader never sees half a model.
@@ -129,9 +136,11 @@ def save_model(
     """
     folder = Path(folder)
     check_replaceable(folder)
-    given = {ENCODER: encoder, GENERATOR: generator, IDENTITY: identity}
+    given = {ENCODER: encoder, GENERATOR: generator, IDENTITY: identity, INVERTER: inverter}
     networks = {name: network for name, network in given.items() if network is not None}
     fingerprints = {name: fingerprint(network) for name, network in networks.items()}
+    if inverter is not None and (generator is None or inverter.config != config.inverter):
+        raise ValueError(f"inverter of {inverter.config}: expected a generator, and the same in the config")
     if bank is not None:
         bank.check(fingerprints[ENCODER], fingerprints.get(GENERATOR))
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -142,6 +151,8 @@ def save_model(
         for name, network in networks.items():
             header = {**(metadata or {}), "format_version": FORMAT_VERSION, "part": name,
                       "license": config.license, "fingerprint": fingerprints[name]}  # fmt: skip
+            if name == INVERTER:
+                header["inverts"] = fingerprints.get(GENERATOR)
             state = stored(network.state_dict(), dtype)
             save_file(state, beside / name, {"voicestyle": json.dumps(header, sort_keys=True)})
         if bank is not None:
@@ -160,7 +171,7 @@ def check_replaceable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file, expected a folder to write the model to; choose another name")
     if folder.is_dir():
-        ours = {CONFIG, ENCODER, GENERATOR, IDENTITY, PROTOTYPES, CARD}
+        ours = {CONFIG, ENCODER, GENERATOR, IDENTITY, INVERTER, PROTOTYPES, CARD}
         other = sorted(path.name for path in folder.iterdir() if path.name not in ours)
         if other:
             raise ValueError(
@@ -198,7 +209,7 @@ def load_model(name_or_folder: str | Path = EMBEDDED, device: str | torch.device
     folder = _folder(name_or_folder)
     config = _read_config(folder)
     encoder, header, dtype = _load_part(folder / ENCODER, lambda: VoiceFaceEncoder(config.encoder), device)
-    generator, identity, bank = None, None, None
+    generator, identity, inverter, bank = None, None, None, None
     prints: dict[str, str] = {}
     if config.generator is not None and (folder / GENERATOR).exists():
         generator, its_header, _ = _load_part(folder / GENERATOR, lambda: Generator(config.generator), device)
@@ -206,14 +217,27 @@ def load_model(name_or_folder: str | Path = EMBEDDED, device: str | torch.device
     if (folder / IDENTITY).exists():
         identity, its_header, _ = _load_part(folder / IDENTITY, IRSE50, device, math.inf)
         prints[IDENTITY] = its_header["fingerprint"]
+    if generator is not None and config.inverter is not None and (folder / INVERTER).exists():
+        inverter, its_header, _ = _load_part(folder / INVERTER, lambda: Inverter(config.inverter), device)
+        prints[INVERTER] = its_header["fingerprint"]
+        _check_inverts(folder / INVERTER, its_header, prints[GENERATOR])
     if (folder / PROTOTYPES).exists():
         bank = PrototypeBank.load(folder / PROTOTYPES)
         bank.check(header["fingerprint"], prints.get(GENERATOR), str(folder / PROTOTYPES))
     metadata = {name: value for name, value in header.items() if name not in HEADER}
     return Model(
         config, encoder, generator, bank, header["fingerprint"], prints.get(GENERATOR), metadata, folder,
-        identity, prints.get(IDENTITY), dtype,
+        identity, prints.get(IDENTITY), inverter, prints.get(INVERTER), dtype,
     )  # fmt: skip
+
+
+def _check_inverts(path: Path, header: Mapping[str, Any], generator: str) -> None:
+    """Raise ``ValueError`` where an inverter was trained for another generator."""
+    if (its := str(header.get("inverts"))) != generator:
+        raise ValueError(
+            f"{path}: inverts generator {its[:12]}, but the model's is {generator[:12]}; train it again with "
+            "`voicestyle train inverter`, or take the file away"
+        )
 
 
 def _folder(name_or_folder: str | Path) -> Path:

@@ -31,7 +31,7 @@ def kmeans(x: Tensor, k: int, seed: int, num_iters: int = 20, temperature: float
     """K clusters of the directions of `x`, the same for the same seed.
 
     Args:
-        x: (N, D) embeddings, normalized here; on any device, the work is done on the CPU
+        x: (N, D) embeddings, normalized here; those on a GPU are clustered there if faiss-gpu is installed
         k: number of clusters, 1 to N
         seed: of the random start
         num_iters: Lloyd iterations (20 in CMPC)
@@ -48,19 +48,21 @@ def kmeans(x: Tensor, k: int, seed: int, num_iters: int = 20, temperature: float
     if not torch.isfinite(rows).all() or (rows.abs().amax(1) == 0).any():
         raise ValueError("k-means: got an embedding that is zero, infinite or NaN, expected finite directions")
     rows = F.normalize(rows, dim=1)
-    centroids, assignments = _lloyd(rows.contiguous().numpy(), k, seed, num_iters)
+    centroids, assignments = _lloyd(rows.contiguous().numpy(), k, seed, num_iters, on_gpu=x.is_cuda)
     assignments = _fill_empty(rows, centroids, assignments, k)
     centroids = _means(rows, assignments, k)
     phi = concentrations(rows, centroids, assignments, temperature)
     return Clusters(centroids.to(x.device), assignments.to(x.device), phi.to(x.device))
 
 
-def _lloyd(rows: np.ndarray, k: int, seed: int, num_iters: int) -> tuple[Tensor, Tensor]:
+def _lloyd(rows: np.ndarray, k: int, seed: int, num_iters: int, on_gpu: bool) -> tuple[Tensor, Tensor]:
     import faiss  # slow to load, and needed by training and bank building only
 
+    num_gpus = min(1, getattr(faiss, "get_num_gpus", int)()) if on_gpu else 0  # faiss-cpu may lack the question
     solver = faiss.Kmeans(
         rows.shape[1], k, niter=num_iters, seed=seed, spherical=True,
         min_points_per_centroid=1, max_points_per_centroid=len(rows),  # neither warn nor subsample
+        gpu=num_gpus,
     )  # fmt: skip
     solver.train(rows)
     _, nearest = solver.index.search(rows, 1)

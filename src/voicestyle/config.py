@@ -123,6 +123,22 @@ class GeneratorConfig:
 
 
 @dataclass(frozen=True)
+class InverterConfig:
+    """A one-shot inverter: a ResNet and, beside it, a linear map of the small picture."""
+
+    w_dim: int  # the generator's
+    size: int = 128  # pixels that the ResNet sees; larger pictures are averaged down
+    linear_size: int = 32  # pixels that the linear map sees
+    depth: Literal[10, 18, 34] = 10
+    width: int = 24  # channels of the first ResNet stage
+
+    @classmethod
+    def tiny(cls) -> InverterConfig:
+        """Seconds on one core: for tests."""
+        return cls(GeneratorConfig.tiny().w_dim, size=32, linear_size=8, width=4)
+
+
+@dataclass(frozen=True)
 class GuidanceConfig:
     """Steps 4 to 7 of the method: from prototypes to a guided face."""
 
@@ -137,11 +153,16 @@ class GuidanceConfig:
     optimize_noise: bool = False  # the generator's noise maps too
     clamp: bool = False  # the picture to [-1, 1] before the loss: no gradient beyond
     keep: Literal["best", "last"] = "best"  # which latent of the way is the result
+    diversity: float = 1.0  # of several faces for a voice; 0: all alike, 1: as unlike as people with such a voice
+    truncation_psi: float = 1.0  # of the latents that guidance starts from; 0: the mean face
 
     def __post_init__(self) -> None:
         for name, least in (("k", 1), ("num_members", 1), ("steps", 0), ("num_views", 0)):
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"{name}: got {value}, expected at least {least}")
+        for name in ("diversity", "truncation_psi"):
+            if not (value := getattr(self, name)) >= 0:
+                raise ValueError(f"{name}: got {value}, expected 0 or more")
         for name, known in (("member_order", ("similarity", "dataset")), ("keep", ("best", "last"))):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name}: got {value!r}, expected one of {known}")
@@ -173,6 +194,7 @@ class VoiceStyleConfig:
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     license: str = "unspecified"
     format_version: int = 1
+    inverter: InverterConfig | None = None
 
     @classmethod
     def tiny(cls) -> VoiceStyleConfig:
@@ -195,7 +217,7 @@ def from_dict(cls: type, values: dict[str, Any], where: str = "config") -> Any:
     """
     nested = {
         "log_mel": LogMelConfig, "image": ImageConfig, "encoder": EncoderConfig,
-        "generator": GeneratorConfig, "guidance": GuidanceConfig,
+        "generator": GeneratorConfig, "guidance": GuidanceConfig, "inverter": InverterConfig,
     }  # fmt: skip
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(fields))

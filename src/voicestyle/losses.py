@@ -68,6 +68,7 @@ def cmpc_loss(
     temperature: float = 0.03,
     same: Tensor | None = None,
     prototype_weight: float = 1.0,
+    recalibration: bool = True,
 ) -> Tensor:
     """The scalar loss: instance and prototype contrast in both directions, as a mean under recalibration weights.
 
@@ -81,6 +82,7 @@ def cmpc_loss(
         temperature: of the instance contrast (0.03)
         same: (N, N) bool, rows of the same video or identity
         prototype_weight: of the prototype terms; 1 in the paper
+        recalibration: weight the samples by `recalibration_weights`; False: all alike
     """
     loss = info_nce(voice_emb, face_emb, temperature, same) + info_nce(face_emb, voice_emb, temperature, same)
     if not voice_prototypes:
@@ -90,6 +92,8 @@ def cmpc_loss(
         to_face = prototype_nce(voice_emb, face.centroids, face.concentrations, face.assignments)
         to_voice = prototype_nce(face_emb, voice.centroids, voice.concentrations, voice.assignments)
         loss = loss + prototype_weight / len(pairs) * (to_face + to_voice)
+    if not recalibration:
+        return loss.mean()
     weights = recalibration_weights(_agreement(voice_emb, face_emb, pairs))
     return (weights * loss).sum() / weights.sum()
 
@@ -130,17 +134,21 @@ def cmpc_loss_reference(
     if not voice_prototypes:
         return loss.mean()
     loss = (
-        loss
-        + _prototype_nce_reference(voice_emb, face_prototypes)
-        + _prototype_nce_reference(face_emb, voice_prototypes)
+        loss + prototype_nce_reference(voice_emb, face_prototypes) + prototype_nce_reference(face_emb, voice_prototypes)
     )
     pairs = list(zip(voice_prototypes, face_prototypes, strict=True))
     rho = (voice_emb * face_emb).sum(1) - _prototype_similarity(pairs).sum(0)
-    weights = _cumulative_weights(rho.detach())
+    weights = cumulative_weights(rho.detach())
     return (weights * loss).sum() / weights.sum()
 
 
-def _prototype_nce_reference(emb: Tensor, prototypes: Sequence[Prototypes]) -> Tensor:
+def prototype_nce_reference(emb: Tensor, prototypes: Sequence[Prototypes]) -> Tensor:
+    """(N,) the prototype term of one direction in `cmpc_loss_reference`.
+
+    Args:
+        emb: (N, D) unit norm
+        prototypes: of the *other* modality, one a granularity, coarsest first as the weights depend on the order
+    """
     rows = torch.arange(len(emb), device=emb.device)
     others = rows.expand(len(emb), -1)[rows[:, None] != rows].view(len(emb), -1)
     positive_first = torch.cat([rows[:, None], others], dim=1)
@@ -154,7 +162,8 @@ def _prototype_nce_reference(emb: Tensor, prototypes: Sequence[Prototypes]) -> T
     return loss
 
 
-def _cumulative_weights(rho: Tensor, delta: float = -1.0, kappa: float = 0.1) -> Tensor:
+def cumulative_weights(rho: Tensor, delta: float = -1.0, kappa: float = 0.1) -> Tensor:
+    """(N,) the weights of `cmpc_loss_reference` in (0, 1]: they rise with the rank of rho, whatever its value."""
     std = rho.std(correction=0)
     values, order = rho.sort()
     density = torch.exp(-((values - rho.mean() - delta * std) ** 2) / (2 * kappa * std**2))

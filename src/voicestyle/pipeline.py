@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,19 +18,21 @@ from voicestyle.audio import voice_input
 from voicestyle.checkpoint import EMBEDDED, Model, load_model
 from voicestyle.config import GuidanceConfig
 from voicestyle.convert.lpips import find_backbone, read_lpips
+from voicestyle.generation import Generation
 from voicestyle.guidance import guide
-from voicestyle.image import align_face, contact_sheet, from_pil, open_image, save_png
-from voicestyle.inversion import Perceptual, identity_features, invert
+from voicestyle.image import align_face, contact_sheet, from_pil, open_image
+from voicestyle.inversion import LinearInverter, Perceptual, identity_features, invert
 from voicestyle.latent import Callback, LatentResult
 from voicestyle.prototypes import MemberOrder, Nearest, PrototypeBank
+from voicestyle.sampling import further_start, random_latents, undetermined
 
 DISCLAIMER = "AI-generated: one of many faces that fit the voice. It is not the speaker's face and identifies nobody."
 
 Picture = str | Path | PIL.Image.Image | Tensor  # a file, a picture, or (N,3,H,W) in [-1,1]
 
+Start = Literal["w_avg", "linear", "inverter"]  # of an inversion: the mean latent, or an estimate
+
 FRAME_SIZE = 224  # pixels of an aligned face before a network takes its part of it
-POOL = 4  # further faces are made from this many times the prototypes and members of the first
-MEMBERS_OF_FURTHER = 3  # effective number of members in the mean that a further face starts from
 BATCH = 8  # pictures that go through a network together
 
 
@@ -91,7 +93,7 @@ class VoiceStyle:
         settings = _settings(guidance or self.config.guidance, k, steps, seed, num_faces)
         voice_emb = self.encode_voice(clip, sample_rate, vad)
         nearest = self.nearest_prototypes(voice_emb, settings.k, settings.num_members, settings.member_order)
-        w_init = self.initial_latents(voice_emb, nearest, num_faces, seed)
+        w_init = self.initial_latents(voice_emb, nearest, num_faces, seed, settings)
         result, path = self.guide(voice_emb, w_init, settings, seed, callback)
         image = self.synthesize(result.w, result.noise)
         return Generation(
@@ -131,23 +133,33 @@ class VoiceStyle:
         num_members = settings.num_members if num_members is None else num_members
         return self.bank.nearest(voice_emb, k, num_members, member_order)
 
-    def initial_latents(self, voice_emb: Tensor, nearest: Nearest, num_faces: int = 1, seed: int = 0) -> Tensor:
-        """Where guidance starts, (num_faces,w_dim): the mean latent of the nearest members, then weighted means.
+    def initial_latents(
+        self,
+        voice_emb: Tensor,
+        nearest: Nearest,
+        num_faces: int = 1,
+        seed: int = 0,
+        settings: GuidanceConfig | None = None,
+    ) -> Tensor:
+        """Where guidance starts, (num_faces,w_dim): the mean latent of the nearest members, then others around it.
 
-        Further faces are means of a wider pool under Dirichlet weights, so that they differ in what the voice does not
-        say. They are so concentrated that a mean is of about `MEMBERS_OF_FURTHER` members: E[1 / sum of squares].
+        Further ones differ from it as members do whose similarity to the voice is the same; `sampling.further_start`.
         """
+        settings = settings or self.config.guidance
         member_w = self.bank.latents.to(self.device)
         starts = [member_w[nearest.members].mean(0)]
         if num_faces > 1:
-            k = min(POOL * len(nearest.prototypes), len(self.bank.centroids))
-            pool = self.nearest_prototypes(voice_emb, k, POOL * self.config.guidance.num_members).members
-            num_wanted = MEMBERS_OF_FURTHER
-            alpha = (num_wanted - 1) / (len(pool) - num_wanted) if len(pool) > num_wanted else 1.0
+            deviations = undetermined(member_w, self.bank.member_emb.to(voice_emb) @ voice_emb.T)
+            fit = partial(self._fit, voice_emb)
             for face in range(1, num_faces):
-                weights = np.random.default_rng([seed, face]).dirichlet([alpha] * len(pool))
-                starts.append(torch.from_numpy(weights).to(member_w) @ member_w[pool])
-        return torch.stack(starts)
+                # of the voice too: several men must not all get the same further faces
+                rng = np.random.default_rng([seed, face, int(nearest.members[0])])
+                starts.append(further_start(starts[0], deviations, fit, rng, settings.diversity))
+        return self.generator.truncate(torch.stack(starts), settings.truncation_psi)
+
+    def _fit(self, voice_emb: Tensor, w: Tensor) -> Tensor:
+        """How similar to a voice (1,D) the faces of latents (N,w_dim) are, (N,)."""
+        return self.similarity(voice_emb, self.encode_face(self.synthesize(w)))[0]
 
     def guide(
         self,
@@ -183,6 +195,10 @@ class VoiceStyle:
         maps = zip(*(m.expand(len(w), -1, -1, -1).split(BATCH) for m in noise), strict=True)
         return torch.cat([self.generator.synthesis(p, noise=list(m)) for p, m in zip(parts, maps, strict=True)])
 
+    def sample(self, num: int, seed: int = 0, truncation_psi: float = 1.0) -> Tensor:
+        """Random faces (num,3,size,size), of no voice; a face does not depend on how many are asked for."""
+        return self.synthesize(random_latents(self.generator, num, seed, truncation_psi))
+
     # --------------------------------------------------------------------------------------------- pictures to latents
 
     def invert(
@@ -191,16 +207,38 @@ class VoiceStyle:
         space: Literal["w", "w_plus"] = "w",
         *,
         align: bool = False,
+        start: Start | None = None,  # None: the model's inverter, or the mean face where it has none
         perceptual: Literal["auto", "lpips", "pixel"] = "auto",  # see `VoiceStyle.perceptual`
         **settings: Any,
     ) -> LatentResult:
         """The latents whose pictures come nearest to `images`; further settings are those of `inversion.invert`."""
-        pictures = [images] if isinstance(images, Picture) else images
-        size = self.generator.config.size
-        target = torch.cat([_picture(picture, size, align) for picture in pictures]).to(self.device)
-        settings = {"dtype": self.dtype, "batch": BATCH, **settings}
+        target = self.aligned(images, align)
+        settings = {"dtype": self.dtype, "batch": BATCH, "w_init": self.estimate(target, start), **settings}
         identity = identity_features(self.encoder, self.model.identity)
         return invert(self.generator, target, identity, self.perceptual(perceptual), space=space, **settings)
+
+    def aligned(self, images: Picture | Sequence[Picture], align: bool = True) -> Tensor:
+        """Pictures (N,3,size,size) in the generator's frame; `align` brings photographs there first."""
+        pictures = [images] if isinstance(images, Picture) else images
+        return torch.cat([_picture(p, self.generator.config.size, align) for p in pictures]).to(self.device)
+
+    @property
+    def default_start(self) -> Start:
+        """Where an inversion starts: the model's inverter says it, or it is the mean face where there is none."""
+        return "w_avg" if self.model.inverter is None else "inverter"
+
+    @torch.no_grad()
+    def estimate(self, images: Tensor, start: Start | None = None) -> Tensor:
+        """Latents (N,w_dim) of pictures (N,3,size,size) without a search: where an inversion starts."""
+        start = start or self.default_start
+        if start == "w_avg":
+            return self.generator.w_avg.expand(len(images), -1)
+        inverter = self._linear if start == "linear" else self._part("inverter", "`voicestyle train inverter` adds one")
+        return torch.cat([inverter(part) for part in images.split(BATCH)])
+
+    @cached_property
+    def _linear(self) -> LinearInverter:
+        return LinearInverter(self.generator)
 
     def perceptual(self, choice: Literal["auto", "lpips", "pixel"] = "auto") -> Perceptual | None:
         """LPIPS, or None where pixels at several scales take its place: on request, and where its VGG16 is not found.
@@ -255,12 +293,17 @@ class VoiceStyle:
 
     def prototype_sheet(self, nearest: Nearest) -> PIL.Image.Image:
         """The nearest prototypes and their members, rendered from latents."""
-        return contact_sheet(self._prototype_rows(nearest))
+        return contact_sheet(self.prototype_rows(nearest))
 
-    def _prototype_rows(self, nearest: Nearest) -> list[tuple[str, list[tuple[Tensor | None, str]]]]:
+    def prototype_latents(self, nearest: Nearest) -> Tensor:
+        """The mean latent (k,w_dim) of each of the nearest prototypes, on the CPU."""
+        bank = self.bank
+        return torch.stack([bank.latents[bank.assignments == prototype].mean(0) for prototype in nearest.prototypes])
+
+    def prototype_rows(self, nearest: Nearest) -> list[tuple[str, list[tuple[Tensor | None, str]]]]:
         """One row a prototype: the face of its mean latent, then those of its members that are used."""
         bank, members = self.bank, nearest.members.tolist()
-        means = torch.stack([bank.latents[bank.assignments == prototype].mean(0) for prototype in nearest.prototypes])
+        means = self.prototype_latents(nearest)
         images = self.synthesize(torch.cat([means, bank.latents[nearest.members]]))
         faces, member_faces = images[: len(means)], images[len(means) :]
         scores = nearest.member_similarities.tolist()
@@ -277,83 +320,6 @@ class VoiceStyle:
             ]
             rows.append((f"prototype {prototype}: similarity {similarity:.2f}", tiles))
         return rows
-
-
-@dataclass(frozen=True, eq=False)
-class Generation:
-    """Faces for one voice, and how they came about. N is num_faces; tensors are on the model's device."""
-
-    image: Tensor  # (N,3,size,size), about [-1,1]
-    w: Tensor  # (N,w_dim)
-    similarity: Tensor  # (N,) cosine of the voice and each face
-    prototypes: Nearest
-    history: list[dict[str, Any]] = field(repr=False)  # one a guided step: step, lr, loss and similarity of each face
-    voice_emb: Tensor = field(repr=False)  # (1,D)
-    w_init: Tensor = field(repr=False)  # (N,w_dim) where guidance started
-    path: Tensor = field(repr=False)  # (steps,N,w_dim) the latents on the way
-    noise: list[Tensor] | None = field(repr=False)  # maps (N,1,r,r) that were found with w; None: the generator's own
-    seed: int
-    settings: GuidanceConfig = field(repr=False)
-    voicestyle: VoiceStyle = field(repr=False)
-
-    @property
-    def steps(self) -> int:
-        """Guided steps."""
-        return self.settings.steps
-
-    @property
-    def settings_name(self) -> str:
-        """Whose they are, k and steps aside: "reference" (the authors' code), "model" (the model's own) or "custom"."""
-        own = self.voicestyle.config.guidance
-        is_own = dataclasses.replace(self.settings, k=own.k, steps=own.steps) == own
-        return "reference" if self.settings.is_reference else "model" if is_own else "custom"
-
-    def metadata(self, face: int = 0) -> dict[str, str]:
-        """What a written picture says of itself."""
-        return {
-            **self.voicestyle.metadata(),
-            "seed": str(self.seed),
-            "face": str(face),
-            "steps": str(self.steps),
-            "settings": self.settings_name,
-            "similarity": f"{self.similarity[face].item():.4f}",
-        }
-
-    def summary(self) -> dict[str, Any]:
-        """The numbers of this generation as plain JSON-ready values."""
-        return {
-            "similarity": self.similarity.tolist(),
-            **self.voicestyle.describe(self.prototypes),
-            "model": self.voicestyle.config.name,
-            "seed": self.seed,
-            "steps": self.steps,
-            "settings": self.settings_name,
-            "version": __version__,
-        }
-
-    def save(self, path: str | Path) -> list[Path]:
-        """The PNG files written, each whole or not at all: `path`, or with several faces NAME-1.png, NAME-2.png, ..."""
-        path = Path(path)
-        paths = [path] if len(self.w) == 1 else [path.with_stem(f"{path.stem}-{i + 1}") for i in range(len(self.w))]
-        for face, target in enumerate(paths):
-            save_png(self.image[face : face + 1], target, self.metadata(face))
-        return paths
-
-    def contact_sheet(self, num_steps: int = 6) -> PIL.Image.Image:
-        """The prototypes, then for each face a row: its start, `num_steps` pictures on the way, the result."""
-        vs = self.voicestyle
-        rows = vs._prototype_rows(self.prototypes)
-        marks = np.linspace(0, len(self.path), num_steps + 2).round().astype(int)[1:-1]
-        steps = sorted({int(step) for step in marks if 0 < step < len(self.path)})
-        for face in range(len(self.w)):
-            w = torch.stack([self.w_init[face], *(self.path[step, face] for step in steps), self.w[face]])
-            noise = None if self.noise is None else [m[face : face + 1] for m in self.noise]
-            images = vs.synthesize(w, noise)
-            similarity = vs.similarity(self.voice_emb, vs.encode_face(images))[0].tolist()
-            names = ["start", *(f"step {step}" for step in steps), "result"]
-            tiles = [(images[i : i + 1], f"{name}  {similarity[i]:.2f}") for i, name in enumerate(names)]
-            rows.append((f"face {face + 1}, seed {self.seed}", tiles))
-        return contact_sheet(rows)
 
 
 def _settings(config: GuidanceConfig, k: int | None, steps: int | None, seed: int, num_faces: int) -> GuidanceConfig:

@@ -8,14 +8,17 @@ from typing import Any
 import click
 
 from voicestyle import __version__
+from voicestyle.cli.data import data
 from voicestyle.cli.evaluate import evaluate
-from voicestyle.cli.generate import embed, generate, invert, retrieve
+from voicestyle.cli.evaluate_pictures import inversion, pictures
+from voicestyle.cli.generate import embed, generate, invert, retrieve, sample
 from voicestyle.cli.models import models
+from voicestyle.cli.plot import plot
 from voicestyle.cli.prototypes import prototypes
 from voicestyle.cli.train import train
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
-COMMANDS = (generate, embed, retrieve, invert, prototypes, train, evaluate, models)
+COMMANDS = (generate, sample, embed, retrieve, invert, prototypes, train, evaluate, plot, data, models)
 
 
 class _Commands(click.Group):
@@ -46,3 +49,5 @@ def main() -> None:
 
 for command in COMMANDS:
     main.add_command(command)
+for command in (inversion, pictures):
+    evaluate.add_command(command)

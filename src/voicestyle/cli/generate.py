@@ -1,7 +1,8 @@
-"""Commands of one model: generate, embed, retrieve, invert."""
+"""Commands of one model: generate, sample, embed, retrieve, invert."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ from voicestyle.config import GuidanceConfig
 if TYPE_CHECKING:
     from voicestyle.inversion import Perceptual
     from voicestyle.pipeline import VoiceStyle
+
+FACTOR = click.FloatRange(min=0)
+STEPS = {"w_avg": 300, "linear": 50, "inverter": 50}  # of an inversion, by where it starts
 
 option_perceptual = click.option(
     "--perceptual",
@@ -35,15 +39,19 @@ def load_perceptual(vs: VoiceStyle, choice: str | None) -> Perceptual | None:
 @click.argument("voices", nargs=-1, required=True, metavar="VOICE...")
 @option_out("A .png file for one clip, else a folder.")
 @click.option("--sheet", is_flag=True, help="Also a contact sheet: prototypes, start, guided faces.")
+@click.option("--morph", is_flag=True, help="Also a moving picture: from the prototype to the guided face and back.")
+@click.option("--morph-format", type=click.Choice(["gif", "mp4"]), default="gif", help="Of the moving picture.")
 @option_seed
 @click.option("--steps", type=click.IntRange(min=0), help="Guided steps.  [default: the model's]")
 @click.option("--k", type=click.IntRange(min=1), help="Nearest prototypes.  [default: the model's]")
 @click.option("--num-faces", type=click.IntRange(min=1), default=1, help="Faces for each voice.")
+@click.option("--diversity", type=FACTOR, help="How unlike several faces are.  [default: the model's]")
+@click.option("--truncation-psi", type=FACTOR, help="Of the starts; 0: the mean face.  [default: the model's]")
 @click.option("--reference", is_flag=True, help="The settings of the authors' code, to compare with its results.")
 @option_vad
 @option_json
 @option_model
-def generate(voices: tuple[str, ...], out: Path, sheet: bool, reference: bool, as_json: bool, **options: Any) -> None:
+def generate(voices: tuple[str, ...], out: Path, sheet: bool, as_json: bool, **options: Any) -> None:
     """Example: voicestyle generate clip.wav -o face.png --sheet
 
     Faces that fit a voice. They are plausible, and identify nobody.
@@ -51,19 +59,45 @@ def generate(voices: tuple[str, ...], out: Path, sheet: bool, reference: bool, a
     targets = results.picture_targets(voices, out)
     vs = load(options)
     click.echo(vs.metadata()["AI-generated"], err=True)
-
-    guidance = GuidanceConfig.reference() if reference else vs.config.guidance
-    num_steps = guidance.steps if options["steps"] is None else options["steps"]
+    guidance = _guidance(vs, options)
+    moving, kind = options.pop("morph"), options.pop("morph_format")
 
     def work(voice: str, target: Path) -> dict[str, Any]:
-        with results.progress(num_steps, voice) as advance:
+        with results.progress(guidance.steps, voice) as advance:
             made = vs.generate(voice, guidance=guidance, callback=lambda *_: advance(1), **options)
-        return {"voice": voice, **results.save_generation(made, target, sheet)}
+        return {"voice": voice, **results.save_generation(made, target, sheet, kind if moving else None)}
 
     def rows(record: dict[str, Any]) -> Any:
         return zip(record["faces"], record["similarity"], strict=True)
 
     results.each(zip(voices, targets, strict=True), work, as_json, rows)
+
+
+def _guidance(vs: VoiceStyle, options: dict[str, Any]) -> GuidanceConfig:
+    """The settings of the method that the options ask for, which are taken out of `options`."""
+    given = {name: options.pop(name) for name in ("k", "steps", "diversity", "truncation_psi")}
+    base = GuidanceConfig.reference() if options.pop("reference") else vs.config.guidance
+    return dataclasses.replace(base, **{name: value for name, value in given.items() if value is not None})
+
+
+@click.command(short_help="Show random faces of the generator.")
+@option_out("A folder for a .png a face, or a .png file for one sheet of them all.")
+@click.option("--num", type=click.IntRange(min=1), default=16, help="Faces.")
+@click.option("--truncation-psi", type=FACTOR, default=1.0, help="Below 1: nearer to the mean face.")
+@option_seed
+@option_json
+@option_model
+def sample(out: Path, num: int, truncation_psi: float, seed: int, as_json: bool, **options: Any) -> None:
+    """Example: voicestyle sample -o faces --num 16 --seed 0 --truncation-psi 0.7
+
+    Random faces of the generator, of no voice.
+    """
+    results.check_sample_target(out)
+    vs = load(options)
+    images = vs.sample(num, seed, truncation_psi)
+    settings = {"seed": str(seed), "truncation_psi": str(truncation_psi)}
+    record = results.save_samples(images, out, {**vs.metadata(), **settings})
+    results.show(record, as_json, lambda r: [(path,) for path in r["pictures"]])
 
 
 @click.command(short_help="Embed voices or faces.")
@@ -124,34 +158,44 @@ def retrieve(
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @option_out("A .png file for one picture, else a folder; the latent goes beside it as .npy.")
 @click.option("--space", type=click.Choice(["w", "w_plus"]), default="w", help="One latent, or one a layer.")
-@click.option("--steps", type=click.IntRange(min=0), default=300, help="Steps of the projection.")
+@click.option(
+    "--start", type=click.Choice(["w_avg", "linear", "inverter"]),
+    help="The mean face, or an estimate.  [default: the model's inverter; w_avg where it has none]",
+)  # fmt: skip
+@click.option(
+    "--steps", type=click.IntRange(min=0), help="Of the projection.  [default: 300 from w_avg, 50 from an estimate]"
+)
 @click.option("--lr", type=float, default=0.1, help="Learning rate.")
+@click.option("--compare", is_flag=True, help="Also NAME-compare.png: what was inverted beside its inversion.")
 @option_perceptual
 @option_seed
 @option_align
 @option_json
 @option_model
 def invert(
-    images: tuple[str, ...], out: Path, space: str, steps: int, perceptual: str | None, as_json: bool, **options: Any
+    images: tuple[str, ...],
+    out: Path,
+    align: bool,
+    compare: bool,
+    perceptual: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
-    """Example: voicestyle invert face.png -o projected.png
+    """Example: voicestyle invert photo.jpg -o face.png --align --compare
 
     Pictures projected into the latent space of the generator, and rendered from there.
     """
     targets = results.picture_targets(images, out)
     vs = load(options)
-    look = "pixel" if load_perceptual(vs, perceptual) is None else "lpips"
+    options["start"] = start = options["start"] or vs.default_start
+    options["perceptual"] = "pixel" if load_perceptual(vs, perceptual) is None else "lpips"
+    if options["steps"] is None:
+        options["steps"] = STEPS[start]
 
     def work(image: str, target: Path) -> dict[str, Any]:
-        with results.progress(steps, image) as advance:
-            result = vs.invert(image, space, steps=steps, perceptual=look, callback=lambda *_: advance(1), **options)
-        results.save_picture(vs.synthesize(result.w), target, vs.metadata())
-        results.save_array(target.with_suffix(".npy"), result.w[0])
-        return {
-            "image": image,
-            "picture": str(target),
-            "latent": str(target.with_suffix(".npy")),
-            "loss": result.loss.item(),
-        }
+        given = vs.aligned(image, align)
+        with results.progress(options["steps"], image) as advance:
+            found = vs.invert(given, callback=lambda *_: advance(1), **options)
+        return {"image": image, "start": start, **results.save_inversion(vs, found, target, given if compare else None)}
 
     results.each(zip(images, targets, strict=True), work, as_json, lambda r: [(r["picture"], r["loss"])])

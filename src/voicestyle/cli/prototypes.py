@@ -14,7 +14,7 @@ from voicestyle.cli.options import load, option_json, option_model, option_out, 
 if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle
 
-METHODS = {"optimize": {"start": "w_avg", "steps": 300}, "one-shot": {"start": "linear", "steps": 0}}
+METHODS = {"optimize": {"start": "w_avg", "steps": 300}, "one-shot": {"steps": 0}}
 
 
 @click.group(short_help="Build or show a bank of prototypes.")
@@ -44,7 +44,10 @@ def prototypes() -> None:
     default="optimize",
     help="300 steps from w_avg, or a one-shot estimate: coarse, at less than a thousandth of the work a member.",
 )
-@click.option("--start", type=click.Choice(["w_avg", "linear"]), help="Of a projection.  [default: the method's]")
+@click.option(
+    "--start", type=click.Choice(["w_avg", "linear", "inverter"]),
+    help="Of a projection.  [default: the method's: w_avg; or the model's inverter, linear where it has none]",
+)  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=0), help="Of a projection.  [default: the method's]")
 @click.option("--lr", type=float, default=0.1, help="Learning rate of the projections.")
 @click.option("--batch", type=click.IntRange(min=1), default=8, help="Pictures projected together; less: less memory.")
@@ -104,7 +107,15 @@ def _projection(
     from voicestyle.inversion import REFERENCE
 
     given = {name: value for name, value in (("start", start), ("steps", steps)) if value is not None}
-    settings = {**METHODS[method], **(REFERENCE if reference else {}), **options, **given, "dtype": vs.dtype}
+    estimate = "linear" if vs.model.inverter is None else "inverter"
+    settings = {
+        "start": estimate,
+        **METHODS[method],
+        **(REFERENCE if reference else {}),
+        **options,
+        **given,
+        "dtype": vs.dtype,
+    }
     if reference and settings["start"] != "w_avg":
         raise click.UsageError("--reference: its projections start at w_avg; leave --method and --start out")
     if reference and vs.model.identity is None:

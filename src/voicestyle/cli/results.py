@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 import tempfile
@@ -14,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from voicestyle.pipeline import Generation
+    from torch import Tensor
+
+    from voicestyle.latent import LatentResult
+    from voicestyle.pipeline import Generation, VoiceStyle
 
 FOREIGN = (".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # pictures that are not written
 Record = dict[str, Any]  # JSON-ready
@@ -115,14 +119,57 @@ def check_writable(folder: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ writing
 
 
-def save_generation(made: Generation, target: Path, sheet: bool) -> Record:
-    """Write the faces, and the contact sheet as NAME-sheet.png; what was made, and where."""
+def save_generation(made: Generation, target: Path, sheet: bool, morph: str | None = None) -> Record:
+    """Write the faces; what was made, and where.
+
+    The contact sheet is NAME-sheet.png, and `morph`, "gif" or "mp4", asks for NAME-morph.gif or .mp4.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     record = {"faces": [str(path) for path in made.save(target)], **made.summary()}
     if sheet:
         record["sheet"] = str(target.with_stem(f"{target.stem}-sheet"))
         save_picture(made.contact_sheet(), Path(record["sheet"]), made.voicestyle.metadata())
+    if morph:
+        record["morphs"] = [str(path) for path in made.morph(target.with_name(f"{target.stem}-morph.{morph}"))]
     return record
+
+
+def save_inversion(vs: VoiceStyle, found: LatentResult, target: Path, given: Tensor | None = None) -> Record:
+    """Write the picture of a latent, and the latent as NAME.npy; beside what was `given`, as NAME-compare.png too."""
+    from voicestyle.image import contact_sheet
+
+    image = vs.synthesize(found.w)
+    save_picture(image, target, vs.metadata())
+    save_array(target.with_suffix(".npy"), found.w[0])
+    record = {"picture": str(target), "latent": str(target.with_suffix(".npy")), "loss": found.loss.item()}
+    if given is not None:
+        record["compared"] = str(target.with_stem(f"{target.stem}-compare"))
+        tiles = [(given, "given"), (image, "inverted (AI-generated)")]
+        save_picture(contact_sheet([("", tiles)], tile=256), Path(record["compared"]), vs.metadata())
+    return record
+
+
+def check_sample_target(out: Path) -> None:
+    """Raise where random faces cannot be written: as one .png, or into a folder."""
+    if out.suffix.lower() == ".png" and not out.is_dir():
+        check_writable(out.parent)
+    else:
+        picture_targets(("sample",), out)
+
+
+def save_samples(images: Tensor, out: Path, metadata: dict[str, str]) -> Record:
+    """Write pictures (N,3,size,size) into a folder, or as one sheet (.png); where they are."""
+    from voicestyle.image import contact_sheet
+
+    if out.suffix.lower() == ".png" and not out.is_dir():
+        columns = math.ceil(math.sqrt(len(images)))
+        rows = [("", [(image, "") for image in part]) for part in images.split(columns)]
+        save_picture(contact_sheet(rows), out, metadata)
+        return {"pictures": [str(out)]}
+    targets = [out / f"{number + 1:05d}.png" for number in range(len(images))]
+    for number, target in enumerate(targets):
+        save_picture(images[number : number + 1], target, {**metadata, "face": str(number)})
+    return {"pictures": [str(target) for target in targets]}
 
 
 def save_picture(image: Any, target: Path, metadata: dict[str, str]) -> None:

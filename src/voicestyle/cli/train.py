@@ -2,34 +2,71 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import click
 
 from voicestyle.cli import results
-from voicestyle.cli.options import option_out, option_overrides
+from voicestyle.cli.options import option_json, option_out, option_overrides
 
 
 @click.command(short_help="Train a part of a model.")
-@click.argument("part", type=click.Choice(["encoder", "generator"]))
+@click.argument("part", type=click.Choice(["encoder", "generator", "inverter"]))
 @click.argument("recipe", type=click.Path(path_type=Path))
 @option_out("The folder of the run.")
 @option_overrides
 @click.option("--resume", is_flag=True, help="Go on with the run that the folder holds.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved recipe and stop.")
-def train(part: str, recipe: Path, out: Path, overrides: tuple[str, ...], resume: bool, dry_run: bool) -> None:
+@click.option("--device", help="cpu, cuda, ...  [default: the GPU where there is one]")
+@click.option(
+    "--cross-validate", type=click.IntRange(min=2), metavar="FOLDS",
+    help="Encoder: score the recipe on train identities that were left out, instead of training on all.",
+)  # fmt: skip
+@option_json
+def train(part: str, recipe: Path, out: Path, overrides: tuple[str, ...], dry_run: bool, **options: Any) -> None:
     """Example: voicestyle train encoder recipes/embedded_encoder.toml -o runs/encoder --set seed=1
 
-    Train a part of a model as a recipe says.
+    Train a part of a model as a recipe says. For several GPUs: torchrun --nproc-per-node 8 -m voicestyle train ...
     """
-    from importlib import import_module
-
-    from voicestyle.train.run import dump_recipe, load_recipe
+    from voicestyle.train.recipe import dump_recipe, load_recipe
 
     resolved = load_recipe(recipe, overrides)
     if dry_run:
         click.echo(dump_recipe(resolved), nl=False)
         return
     results.check_writable(out)
-    getattr(import_module(f"voicestyle.train.{part}"), f"train_{part}")(resolved, out, resume=resume)
-    click.echo(out)
+    if options["cross_validate"]:
+        _cross_validate(part, resolved, out, options)
+    else:
+        _train(part, resolved, out, options)
+
+
+def _train(part: str, recipe: dict[str, Any], out: Path, options: dict[str, Any]) -> None:
+    """Train, and print the folder of the run."""
+    from importlib import import_module
+
+    train_part = getattr(import_module(f"voicestyle.train.{part}"), f"train_{part}")
+    chosen = {"device": options["device"]} if options["device"] else {}
+    train_part(recipe, out, resume=options["resume"], **chosen)
+    if _is_main():
+        results.show({"run": str(out)}, options["as_json"], lambda record: [[record["run"]]])
+
+
+def _cross_validate(part: str, recipe: dict[str, Any], out: Path, options: dict[str, Any]) -> None:
+    """Print mean and spread over folds, a line a stratum; write them into the folder."""
+    if part != "encoder":
+        raise click.UsageError("--cross-validate is for the encoder")
+    from voicestyle.train.encoder import cross_validate
+
+    found = cross_validate(recipe, options["cross_validate"], out, device=options["device"])
+    if _is_main():
+        header = ["impostors", "AUC", "sd over folds"]
+        rows = [[name, auc["mean"], auc["sd"]] for name, auc in found["auc"].items()]
+        results.show(found, options["as_json"], lambda record: [header, *rows])
+
+
+def _is_main() -> bool:
+    """Whether this process speaks for all that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"

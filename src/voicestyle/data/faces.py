@@ -24,7 +24,7 @@ from voicestyle.data.journal import work_through
 from voicestyle.data.leaks import file_hash
 from voicestyle.data.manifest import EDGES
 from voicestyle.data.tables import write_table
-from voicestyle.image import detect_face, align_box, open_image
+from voicestyle.image import align_box, detect_face, open_image
 
 PREDICTOR = "shape_predictor_68_face_landmarks.dat"
 JOURNAL = "done.jsonl"

@@ -9,11 +9,9 @@ from voicestyle.config import EncoderConfig
 from voicestyle.image import crop_resize
 from voicestyle.nn import dlib_resnet
 from voicestyle.nn.ge2e import GE2E
-from voicestyle.nn.resnet import ResNet
+from voicestyle.nn.resnet import NUM_BLOCKS, ResNet
 
-# Half of the hidden units: a bridge learns from a thousand pairs what its backbones learnt from millions of pictures
-# and hours of speech, and would learn those pairs by heart.
-BRIDGE_DROPOUT = 0.5
+RESNETS = tuple(f"resnet{depth}" for depth in NUM_BLOCKS)
 
 
 class VoiceFaceEncoder(nn.Module):
@@ -55,11 +53,11 @@ def _backbone(name: str, in_channels: int, width: int) -> tuple[nn.Module, int]:
         return backbone, backbone.linear.out_features
     if name == "dlib_resnet" and in_channels == 3:
         return dlib_resnet.DlibResNet(), dlib_resnet.EMBED_DIM
-    if name in ("resnet18", "resnet34"):
+    if name in RESNETS:
         backbone = ResNet(int(name.removeprefix("resnet")), in_channels, width)
         return backbone, backbone.num_features
     tower, known = ("voice", "ge2e") if in_channels == 1 else ("face", "dlib_resnet")
-    raise ValueError(f"{tower}_backbone: got {name!r}, expected one of ['{known}', 'resnet18', 'resnet34']")
+    raise ValueError(f"{tower}_backbone: got {name!r}, expected one of {[known, *RESNETS]}")
 
 
 def _bridge(tower: str, in_features: int, config: EncoderConfig) -> nn.Module:
@@ -72,7 +70,7 @@ def _bridge(tower: str, in_features: int, config: EncoderConfig) -> nn.Module:
             nn.LayerNorm(in_features),
             nn.Linear(in_features, config.bridge_hidden),
             nn.GELU(),
-            nn.Dropout(BRIDGE_DROPOUT),
+            nn.Dropout(config.bridge_dropout),
             nn.Linear(config.bridge_hidden, config.embed_dim),
         )
     if in_features != config.embed_dim:

@@ -1,4 +1,4 @@
-"""ResNet-18 and -34 (He et al., CVPR 2016) as the CMPC towers use them: no classifier, any input size."""
+"""ResNet-10, -18 and -34 (He et al., CVPR 2016) as the CMPC towers use them: no classifier, any input size."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-# Residual blocks of the four stages (He et al., table 1)
-NUM_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+# Residual blocks of the four stages (He et al., table 1); one each for 10, a size of our own for small sets
+NUM_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
 class ResNet(nn.Module):
@@ -16,12 +16,12 @@ class ResNet(nn.Module):
     The names of parameters are those of torchvision, so that its weights load as they are (less `fc`).
 
     Args:
-        depth: 18 or 34
+        depth: 10, 18 or 34
         in_channels: 1 for a log-mel, 3 for an image
         width: channels of the first stage; the last stage has 8 times as many
     """
 
-    def __init__(self, depth: Literal[18, 34], in_channels: int, width: int = 64) -> None:
+    def __init__(self, depth: Literal[10, 18, 34], in_channels: int, width: int = 64) -> None:
         super().__init__()
         if depth not in NUM_BLOCKS:
             raise ValueError(f"ResNet depth: got {depth}, expected one of {sorted(NUM_BLOCKS)}")

@@ -6,362 +6,257 @@ Every random choice is a function of the seed and the step, so that a resumed ru
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
 from tqdm import tqdm
 
 from voicestyle.checkpoint import save_model
-from voicestyle.clustering import Clusters, kmeans
-from voicestyle.config import EncoderConfig, LogMelConfig, VoiceStyleConfig, from_dict
-from voicestyle.convert.dlib import read_state
-from voicestyle.convert.ge2e import from_resemblyzer
-from voicestyle.data.manifest import Manifest
-from voicestyle.losses import cmpc_loss
-from voicestyle.metrics import roc_auc
+from voicestyle.config import VoiceStyleConfig
+from voicestyle.data.manifest import Item, Manifest
+from voicestyle.data.shards import LogMelShards, cache_log_mels, front_end_fingerprint
 from voicestyle.nn.encoder import VoiceFaceEncoder
-from voicestyle.train.run import Run
-from voicestyle.train.views import ViewConfig, Views, average_windows, load_views
-
-LOG_MELS = {"cmpc": LogMelConfig.cmpc, "cmpc2": LogMelConfig.cmpc2, "ge2e": LogMelConfig.ge2e}
-READERS = {"ge2e": from_resemblyzer, "dlib_resnet": read_state}  # of the published weights of frozen backbones
-
-
-@dataclass(frozen=True)
-class StartConfig:
-    """The section ``[start]``: see `canonical_start`."""
-
-    ridge: float  # 0: bridges start at random
-    power: float
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """The section ``[objective]``: see `losses.cmpc_loss`."""
-
-    temperature: float
-    prototypes: tuple[int, ...]  # k-means granularities; none: instance contrast alone (CID)
-    prototype_weight: float
-    cluster_after: int  # steps
-    cluster_every: int  # steps
-    memory_momentum: float  # weight of the old entry of the memory bank
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """The section ``[schedule]``: AdamW with warm-up and cosine."""
-
-    steps: int
-    batch: int
-    lr: float
-    min_lr: float
-    warmup: int  # steps
-    weight_decay: float
-    ema: float  # decay of the average of the weights, which is what training returns
-
-
-@dataclass(frozen=True)
-class _Settings:
-    seed: int
-    encoder: EncoderConfig
-    frozen: bool
-    views: ViewConfig
-    start: StartConfig
-    objective: ObjectiveConfig
-    schedule: ScheduleConfig
+from voicestyle.train.batches import Items, batches
+from voicestyle.train.distributed import World, connect
+from voicestyle.train.run import Run, write_json
+from voicestyle.train.settings import Settings, read_settings
+from voicestyle.train.start import start_encoder, towers_of
+from voicestyle.train.supervision import Supervision
+from voicestyle.train.trainer import Trainer
+from voicestyle.train.validation import association_auc, deal_identities, embed, hold_out
+from voicestyle.train.views import SIDES, Views, load_views, usable_items
 
 
 def train_encoder(
-    recipe: dict[str, Any], out: str | Path, resume: bool = False, progress: bool = True
+    recipe: dict[str, Any], out: str | Path, resume: bool = False, progress: bool = True, device: str | None = None
 ) -> VoiceFaceEncoder:
     """The encoder that `recipe` describes, trained on the ``train`` split of its manifest, in evaluation mode.
 
-    The run folder `out` gets the log, the state (every ``save_every`` steps) and the model folder ``model``.
+    The run folder `out` gets the log, the state (every ``save_every`` steps) and the model folder ``model``. Under
+    torchrun, its processes train together; each returns the encoder.
+
+    Args:
+        recipe: as `recipe.load_recipe` returns it
+        out: folder of the run
+        resume: go on with the run that the folder holds
+        progress: show bars
+        device: "cpu", "cuda", ...; None: the GPU where there is one
 
     Raises:
         FileNotFoundError, ValueError: a file of the recipe is missing, or a setting does not fit
+        ConnectionError: another process was lost
     """
-    settings = _settings(recipe)
-    manifest = Manifest.read(recipe["manifest"]).split("train")
-    run = Run.start(out, recipe, resume)
-    encoder = _start_encoder(settings, recipe)
-    trainer = _Trainer(settings, encoder, _views(settings, encoder, manifest, recipe, progress))
-    if (state := run.load_state()) is not None:
-        trainer.load_state_dict(state)
-    steps = settings.schedule.steps
-    with tqdm(total=steps, initial=trainer.step, unit="step", disable=not progress, desc="encoder") as bar:
-        while trainer.step < steps:
-            loss = trainer.train_step()
-            bar.update()
+    settings = read_settings(recipe)
+    items = usable_items(Manifest.read(recipe["manifest"]).split("train"))
+    with connect(device) as world, Run.start(out, recipe, resume, world) as run:
+        job = _Job(settings, recipe, world, progress and world.is_main)
+        data = job.load(items)
+        held = hold_out(data.identities, settings.validation.fraction, settings.seed)
+        watched = job.views(data.take(held)) if held.any() else None
+        used = data.take(~held) if held.any() else data
+        trainer = job.trainer(used)
+        if (state := run.load_state()) is not None:
+            trainer.load_state_dict(state)
+        _train(trainer, used, watched, run, job.progress)
+        encoder = trainer.averaged().cpu()
+        if world.is_main:
+            config = VoiceStyleConfig(recipe["name"], settings.encoder, license=recipe["license"])
+            save_model(run.folder / "model", config, encoder, metadata=_provenance(recipe, len(used.items), trainer))
+        world.barrier()
+    return encoder
+
+
+def cross_validate(
+    recipe: dict[str, Any],
+    num_folds: int = 5,
+    out: str | Path | None = None,
+    progress: bool = True,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """How well a recipe does on train identities that were left out of training, to choose settings by.
+
+    Identities are dealt to folds with the recipe's seed; each left-out voice is scored against every left-out face, by
+    the weights after the last step. Of each stratum of `validation.association_auc`, ``auc`` has the ``mean``, the
+    ``sd`` over folds and the ``folds`` themselves.
+
+    Args:
+        recipe: as `recipe.load_recipe` returns it
+        num_folds: 2 or more
+        out: folder for ``cross_validation.json``, which has the recipe too; None: nothing is written
+        progress: show bars
+        device: "cpu", "cuda", ...; None: the GPU where there is one
+    """
+    settings = read_settings(recipe)
+    items = usable_items(Manifest.read(recipe["manifest"]).split("train"))
+    scores: dict[str, list[float]] = {}
+    with connect(device) as world:
+        job = _Job(settings, recipe, world, progress and world.is_main)
+        data = job.load(items)
+        fold_of = deal_identities(data.identities, num_folds, settings.seed)
+        for fold in tqdm(range(num_folds), disable=None if job.progress else True, desc="folds"):
+            used = data.take(fold_of != fold)
+            trainer = job.trainer(used)
+            for batch in batches(used, settings, world):
+                trainer.train_step(batch)
+            for stratum, auc in job.score(trainer.averaged(), data.take(fold_of == fold)).items():
+                scores.setdefault(stratum, []).append(auc)
+        auc = {name: {"mean": fmean(folds), "sd": pstdev(folds), "folds": folds} for name, folds in scores.items()}
+        found = {"auc": auc, "seed": settings.seed, "num_folds": num_folds}
+        if out is not None and world.is_main:
+            write_json(Path(out) / "cross_validation.json", {**found, "recipe": recipe})
+    return found
+
+
+def score_split(
+    recipe: dict[str, Any], encoder: VoiceFaceEncoder, split: str = "val", picture: int = 0, progress: bool = True
+) -> dict[str, float]:
+    """Verification AUC by stratum of a trained encoder on a split of its recipe's manifest.
+
+    Args:
+        recipe: of its training
+        encoder: in evaluation mode
+        split: of the manifest
+        picture: 0 the first picture (frontal, if there is one), 2 the one in the wild where ``views.wild`` is set
+        progress: show bars
+    """
+    settings = read_settings(recipe)
+    job = _Job(settings, recipe, World(next(encoder.parameters()).device), progress)
+    return job.score(encoder, job.load_views(usable_items(Manifest.read(recipe["manifest"]).split(split))), picture)
+
+
+def _train(trainer: Trainer, data: Views | Items, held: Views | None, run: Run, progress: bool) -> None:
+    """All steps that are left, with log, states and validation."""
+    recipe, settings = run.recipe, trainer.settings
+    steps, batch_size = settings.schedule.steps, min(settings.schedule.batch, len(data.items))
+    shown: dict[str, str] = {}
+    with tqdm(
+        total=steps * batch_size, initial=trainer.step * batch_size, unit="pairs", unit_scale=True, desc="encoder",
+        disable=None if progress else True,
+    ) as bar:  # fmt: skip
+        for batch in batches(data, settings, trainer.world, trainer.step):
+            if trainer.best.is_final:
+                break
+            lr, losses = trainer.lr, trainer.train_step(batch)
+            is_last = trainer.step == steps
+            bar.update(batch_size)
+            if held is not None and (trainer.step % settings.validation.every == 0 or is_last):
+                auc = _validate(trainer, held)
+                run.log(trainer.step, auc=auc, best_auc=trainer.best.auc)
+                shown["auc"] = f"{auc:.3f}"
+            is_final = is_last or trainer.best.is_final
             if trainer.step % recipe["log_every"] == 0:
-                run.log(trainer.step, loss=loss, lr=trainer.lr, clusters=len(trainer.clusters))
-            if trainer.step % recipe["save_every"] == 0 or trainer.step == steps:
+                values = _finite(losses, trainer.step)
+                run.log(trainer.step, **values, lr=lr, clusters=len(trainer.objective.clusters))
+                bar.set_postfix({"loss": f"{values['loss']:.3f}", **shown})
+            if trainer.step % recipe["save_every"] == 0 or is_final:
+                _finite(losses, trainer.step)
                 run.save_state(trainer.state_dict())
-    encoder = trainer.averaged()
-    config = VoiceStyleConfig(recipe["name"], settings.encoder, license=recipe["license"])
-    save_model(run.folder / "model", config, encoder, metadata=_provenance(recipe, len(trainer.memory[0])))
-    return encoder
 
 
-def cross_validate(recipe: dict[str, Any], num_folds: int = 5, progress: bool = True) -> float:
-    """The mean verification AUC on train identities that were left out of training, to choose settings by.
-
-    Identities are dealt to folds with the recipe's seed; each left-out voice is scored against every left-out face.
-    """
-    settings = _settings(recipe)
-    manifest = Manifest.read(recipe["manifest"]).split("train")
-    views = _views(settings, _start_encoder(settings, recipe), manifest, recipe, progress)
-    rng = torch.Generator().manual_seed(settings.seed)
-    fold_of = torch.randperm(int(views.identities.max()) + 1, generator=rng) % num_folds
-    scores = []
-    for fold in tqdm(range(num_folds), disable=not progress, desc="folds"):
-        left_out = fold_of[views.identities] == fold
-        trainer = _Trainer(settings, _start_encoder(settings, recipe), views.take(~left_out))
-        while trainer.step < settings.schedule.steps:
-            trainer.train_step()
-        scores.append(_auc(trainer.averaged(), settings, views.take(left_out)))
-    return sum(scores) / num_folds
+def _validate(trainer: Trainer, held: Views) -> float:
+    """The AUC of the averaged weights on held-out identities, which may make them the best so far."""
+    towers = trainer.average.module
+    auc = association_auc(*embed(towers, held, trainer.settings.are_features), held.items)["any"]
+    auc = trainer.world.agree(auc)
+    trainer.best.offer(auc, trainer.step, towers.state_dict)
+    return auc
 
 
-@torch.no_grad()
-def _auc(encoder: VoiceFaceEncoder, settings: _Settings, views: Views) -> float:
-    towers = _towers(encoder, settings.frozen)
-    voice = F.normalize(towers[0](average_windows(views.voice.float(), settings.frozen)), dim=1)
-    face = F.normalize(towers[1](views.face[:, 0].float()), dim=1)
-    same = views.identities[:, None] == views.identities
-    used = ~same | torch.eye(len(same), dtype=torch.bool)
-    return roc_auc((voice @ face.T)[used].numpy(), same[used].numpy())
+def _finite(losses: dict[str, Tensor], step: int) -> dict[str, float]:
+    values = {name: loss.item() for name, loss in losses.items()}
+    if not all(map(math.isfinite, values.values())):
+        raise ValueError(f"training diverged at step {step}: {values}; lower schedule.lr, or set schedule.clip_norm")
+    return values
 
 
-# ---------------------------------------------------------------------------------------------------------- recipe
+class _Job:
+    """A recipe in a world: what it reads, and the trainers that it makes."""
+
+    def __init__(self, settings: Settings, recipe: dict[str, Any], world: World, progress: bool) -> None:
+        self.settings, self.recipe, self.world, self.progress = settings, recipe, world, progress
+
+    def encoder(self) -> VoiceFaceEncoder:
+        """The encoder before training, on its device."""
+        return start_encoder(self.settings, self.recipe).to(self.world.device)
+
+    def load(self, items: Sequence[Item]) -> Views | Items:
+        """What batches are made of."""
+        if self.settings.views.read != "items":
+            return self.load_views(items)
+        shards = self._shards(items)
+        return Items(tuple(item for item in items if item.key in shards), shards, self.settings)
+
+    def views(self, data: Views | Items) -> Views:
+        """The same items as views, which need no augmentation."""
+        return data if isinstance(data, Views) else self.load_views(data.items)
+
+    def trainer(self, data: Views | Items) -> Trainer:
+        """A trainer at its first step."""
+        features = None
+        if self.settings.start.ridge:
+            features = data if self.settings.are_features else self.load_views(data.items, are_features=True)
+        return Trainer(self.settings, self.encoder(), data.identities, features, self._supervision(), self.world)
+
+    def score(self, encoder: VoiceFaceEncoder, data: Views | Items, picture: int = 0) -> dict[str, float]:
+        """Verification AUC by stratum."""
+        views = self.views(data)
+        towers = towers_of(encoder, self.settings).eval()
+        return association_auc(*embed(towers, views, self.settings.are_features, picture), views.items)
+
+    def load_views(
+        self, items: Sequence[Item], are_features: bool | None = None, sides: Sequence[str] = SIDES
+    ) -> Views:
+        """Views of some items: features or inputs, by default what the towers see."""
+        are_features = self.settings.are_features if are_features is None else are_features
+        return load_views(
+            items, self.encoder(), self.settings.views, self.recipe["cache"],
+            are_features=are_features, sides=sides, world=self.world, progress=self.progress,
+        )  # fmt: skip
+
+    def _supervision(self) -> Supervision | None:
+        config = self.settings.supervision
+        if not (config.sex_weight or config.age_weight):
+            return None
+
+        def load(path: str, side: str) -> Views | None:
+            if not path:
+                return None
+            items = usable_items(Manifest.read(path).split("train"), [side])
+            return self.load_views(items, sides=[side])
+
+        voices, faces = load(config.voices, "voice"), load(config.faces, "face")
+        return Supervision(self.settings, voices, faces, self.world)
+
+    def _shards(self, items: Sequence[Item]) -> LogMelShards:
+        """Log-mels of the items: those that the recipe names, or new ones in its cache."""
+        front_end, given = self.settings.encoder.log_mel, self.settings.views.shards
+        if given:
+            return LogMelShards(given, front_end)
+        told = [(item.key, item.voice.name, item.voice.stat().st_size) for item in items if item.voice]
+        name = hashlib.sha256(json.dumps([front_end_fingerprint(front_end), told]).encode()).hexdigest()[:16]
+        folder = Path(self.recipe["cache"]) / f"log_mels-{name}"
+
+        def make() -> None:
+            with tqdm(total=len(items), disable=None if self.progress else True, desc="log-mels") as bar:
+                workers = max(1, self.settings.views.num_workers)
+                cache_log_mels(Manifest(tuple(items)), front_end, folder, num_workers=workers, progress=bar.update)
+
+        self.world.make_once(folder / "index.json", make)
+        return LogMelShards(folder, front_end)
 
 
-def _settings(recipe: dict[str, Any]) -> _Settings:
-    values = dict(recipe["encoder"])
-    if values.get("log_mel") not in LOG_MELS:
-        raise ValueError(f"recipe: encoder.log_mel: got {values.get('log_mel')!r}, expected one of {sorted(LOG_MELS)}")
-    values["log_mel"] = LOG_MELS[values["log_mel"]]()
-    encoder = from_dict(EncoderConfig, values, "recipe: [encoder]")
-    weights = recipe["voice_weights"], recipe["face_weights"]
-    if bool(weights[0]) != bool(weights[1]):
-        raise ValueError(f"recipe: voice_weights and face_weights: got {weights}, expected both (frozen) or neither")
-    settings = _Settings(
-        recipe["seed"], encoder, bool(weights[0]),
-        from_dict(ViewConfig, recipe["views"], "recipe: [views]"),
-        from_dict(StartConfig, recipe["start"], "recipe: [start]"),
-        from_dict(ObjectiveConfig, recipe["objective"], "recipe: [objective]"),
-        from_dict(ScheduleConfig, recipe["schedule"], "recipe: [schedule]"),
-    )  # fmt: skip
-    if not settings.frozen and (settings.start.ridge or settings.views.windows_per_view != 1):
-        raise ValueError("recipe: start.ridge > 0 and views.windows_per_view > 1 need frozen backbones (..._weights)")
-    return settings
-
-
-def _start_encoder(settings: _Settings, recipe: dict[str, Any]) -> VoiceFaceEncoder:
-    """The encoder before training: published backbones, the rest at random from the seed."""
-    with _seeded(settings.seed):
-        encoder = VoiceFaceEncoder(settings.encoder)
-    if settings.frozen:
-        for side in ("voice", "face"):
-            name = getattr(settings.encoder, f"{side}_backbone")
-            if name not in READERS:
-                raise ValueError(
-                    f"recipe: {side}_weights: no published weights of {name!r} are known, only {[*READERS]}"
-                )
-            backbone = getattr(encoder, f"{side}_backbone")
-            backbone.load_state_dict(READERS[name](recipe[f"{side}_weights"]))
-            backbone.requires_grad_(False).eval()
-    return encoder
-
-
-def _views(
-    settings: _Settings, encoder: VoiceFaceEncoder, manifest: Manifest, recipe: dict[str, Any], progress: bool
-) -> Views:
-    return load_views(manifest, encoder, settings.views, recipe["cache"], frozen=settings.frozen, progress=progress)
-
-
-def _provenance(recipe: dict[str, Any], num_pairs: int) -> dict[str, Any]:
+def _provenance(recipe: dict[str, Any], num_pairs: int, trainer: Trainer) -> dict[str, Any]:
     sources = {}
     for side in ("voice_weights", "face_weights"):
         if recipe[side]:
             path = Path(recipe[side])
             sources[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"sources": sources, "num_pairs": num_pairs, "seed": recipe["seed"]}
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seeds what draws from the global generator (dropout, initial weights) and leaves that as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
-# --------------------------------------------------------------------------------------------------------- trainer
-
-
-def _towers(encoder: VoiceFaceEncoder, frozen: bool) -> nn.ModuleList:
-    """What is trained, voice first: bridges alone, or backbones with their bridges."""
-    sides = [(encoder.voice_backbone, encoder.voice_bridge), (encoder.face_backbone, encoder.face_bridge)]
-    return nn.ModuleList([bridge if frozen else nn.Sequential(backbone, bridge) for backbone, bridge in sides])
-
-
-class _Trainer:
-    """Towers, their average, optimizer, memory banks and prototypes; `step` steps done."""
-
-    def __init__(self, settings: _Settings, encoder: VoiceFaceEncoder, views: Views) -> None:
-        self.settings, self.encoder, self.views, self.step = settings, encoder, views, 0
-        self.towers = _towers(encoder, settings.frozen).train()
-        if settings.start.ridge:
-            features = average_windows(views.voice.float(), frozen=True), views.face.float()
-            canonical_start(*self.towers, *features, settings.start.ridge, settings.start.power)
-        schedule = settings.schedule
-        self.average = AveragedModel(self.towers, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema), use_buffers=True)
-        self.optimizer = torch.optim.AdamW(self.towers.parameters(), schedule.lr, weight_decay=schedule.weight_decay)
-        shape = 2, len(views.identities), settings.encoder.embed_dim
-        self.memory = F.normalize(torch.randn(shape, generator=torch.Generator().manual_seed(settings.seed)), dim=2)
-        self.clusters: list[tuple[Clusters, Clusters]] = []  # voice and face, a pair each granularity
-
-    @property
-    def lr(self) -> float:
-        """Learning rate of the next step: linear warm-up, then cosine."""
-        s = self.settings.schedule
-        if self.step < s.warmup:
-            return s.lr * (self.step + 1) / s.warmup
-        done = torch.tensor((self.step - s.warmup) / max(1, s.steps - s.warmup) * torch.pi)
-        return s.min_lr + (s.lr - s.min_lr) * (1 + done.cos().item()) / 2
-
-    def train_step(self) -> float:
-        """The loss of one batch, whose gradient has been followed."""
-        objective = self.settings.objective
-        rows, voice, face = self._batch()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
-        with _seeded(self._seed(1)):
-            voice_emb, face_emb = (F.normalize(t(x), dim=1) for t, x in zip(self.towers, (voice, face), strict=True))
-        identities = self.views.identities[rows]
-        loss = cmpc_loss(
-            voice_emb, face_emb,
-            [voice.take(rows) for voice, _ in self.clusters], [face.take(rows) for _, face in self.clusters],
-            temperature=objective.temperature, same=identities[:, None] == identities,
-            prototype_weight=objective.prototype_weight,
-        )  # fmt: skip
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        self.average.update_parameters(self.towers)
-        new = torch.stack([voice_emb, face_emb]).detach()
-        momentum = objective.memory_momentum
-        self.memory[:, rows] = F.normalize(momentum * self.memory[:, rows] + (1 - momentum) * new, dim=2)
-        self.step += 1
-        since = self.step - objective.cluster_after
-        if objective.prototypes and since >= 0 and since % objective.cluster_every == 0:
-            self._cluster()
-        return loss.item()
-
-    def _seed(self, stream: int) -> int:
-        """A seed of this step, another one for each stream of random numbers."""
-        return (self.settings.seed * 2**32 + self.step) * 4 + stream
-
-    def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows (B,) of this step's part of the epoch, and a random view of each voice and face."""
-        num_rows, batch = len(self.views.identities), self.settings.schedule.batch
-        epoch, part = divmod(self.step, max(1, num_rows // batch))
-        order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(self.settings.seed * 2**32 + epoch))
-        rows = order[part * batch : (part + 1) * batch]
-        rng = torch.Generator().manual_seed(self._seed(0))
-
-        def draw(views: Tensor, count: int) -> Tensor:
-            chosen = torch.randint(views.shape[1], (len(rows), count), generator=rng)
-            return views[rows[:, None], chosen].float()
-
-        voice = average_windows(draw(self.views.voice, self.settings.views.windows_per_view), self.settings.frozen)
-        return rows, voice, draw(self.views.face, 1)[:, 0]
-
-    def _cluster(self) -> None:
-        objective, seed = self.settings.objective, self.settings.seed
-
-        def clusters(memory: Tensor, k: int) -> Clusters:
-            return kmeans(memory, k, seed + self.step, temperature=objective.temperature)
-
-        self.clusters = [(clusters(self.memory[0], k), clusters(self.memory[1], k)) for k in objective.prototypes]
-
-    def averaged(self) -> VoiceFaceEncoder:
-        """The encoder with the averaged weights, in evaluation mode."""
-        self.towers.load_state_dict(self.average.module.state_dict())
-        return self.encoder.eval().requires_grad_(False)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that later steps depend on."""
-        return {
-            "step": self.step, "towers": self.towers.state_dict(), "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "memory": self.memory,
-            "clusters": [[vars(side) for side in pair] for pair in self.clusters],
-        }  # fmt: skip
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        self.step, self.memory = state["step"], state["memory"]
-        for name in ("towers", "average", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        self.clusters = [(Clusters(**voice), Clusters(**face)) for voice, face in state["clusters"]]
-
-
-@torch.no_grad()
-def canonical_start(
-    voice_bridge: nn.Sequential, face_bridge: nn.Sequential, voice: Tensor, face: Tensor, ridge: float, power: float
-) -> None:
-    """Set two bridges to the regularized canonical correlation analysis (CCA) of their features.
-
-    A thousand pairs say little about a bridge of a hundred thousand weights, but the few directions that correlate
-    most across the modalities have a closed form. A bridge (norm, linear, GELU, dropout, linear) holds a linear map
-    exactly by hidden units in pairs, since gelu(x) - gelu(-x) = x; training goes on from there.
-
-    Args:
-        voice_bridge, face_bridge: as `VoiceFaceEncoder` makes them, hidden at least twice the embedding
-        voice: (N, F) features
-        face: (N, P, F') features of P pictures each
-        ridge: added to both covariances, in units of their mean variance
-        power: directions are weighted by their correlation to this power
-    """
-    x = voice_bridge[0](voice).double()
-    y = face_bridge[0](face).double()
-    x, y, pictures = x - x.mean(0), y.mean(1) - y.mean((0, 1)), (y - y.mean((0, 1))).flatten(0, 1)
-    whiten_x, whiten_y = _inverse_root(x, ridge), _inverse_root(pictures, ridge)
-    u, correlation, vh = torch.linalg.svd(whiten_x @ (x.T @ y / len(x)) @ whiten_y)
-    for bridge, whiten, directions, features in (
-        (voice_bridge, whiten_x, u, voice), (face_bridge, whiten_y, vh.T, face.flatten(0, 1)),
-    ):  # fmt: skip
-        dim = bridge[-1].out_features
-        weight = (whiten @ directions[:, :dim] * correlation[:dim] ** power).T
-        _set_linear(bridge, weight.float(), bridge[0](features).mean(0))
-
-
-def _inverse_root(x: Tensor, ridge: float) -> Tensor:
-    covariance = x.T @ x / len(x)
-    values, vectors = torch.linalg.eigh(covariance)
-    return vectors / (values + ridge * values.mean()).sqrt() @ vectors.T
-
-
-def _set_linear(bridge: nn.Sequential, weight: Tensor, mean: Tensor) -> None:
-    """Make the bridge compute weight @ (x - mean), by as many copies of its paired units as there is room for."""
-    first, last = bridge[1], bridge[-1]
-    copies = first.out_features // (2 * last.out_features)
-    if not copies:
-        raise ValueError(
-            f"recipe: encoder.bridge_hidden {first.out_features}: start.ridge > 0 needs at least twice the embed_dim"
-        )
-    used = copies * 2 * last.out_features
-    signs = torch.tensor([1.0, -1.0]).repeat(copies).repeat_interleave(last.out_features)
-    first.weight[:used] = signs[:, None] * weight.repeat(2 * copies, 1)
-    first.bias[:used] = -first.weight[:used] @ mean
-    last.weight.zero_()
-    last.weight[:, :used] = torch.eye(last.out_features).repeat(1, 2 * copies) * signs / copies
-    last.bias.zero_()
+    told = {"sources": sources, "num_pairs": num_pairs, "seed": recipe["seed"]}
+    if trainer.best.weights:
+        told["validation"] = {"auc": trainer.best.auc, "step": trainer.best.step}
+    return told

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,7 @@ def _kernel(a: Tensor, b: Tensor) -> Tensor:
     return 0.5 * squared * (squared + 1e-9).log()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MorphSpace:
     """Pictures, their shapes and their shape-free textures; mirror images are the second half."""
 
@@ -137,10 +138,25 @@ class MorphSpace:
         small = [F.interpolate(x.float(), size=size, mode="area").half() for x in (self.pictures, self.textures)]
         return MorphSpace(*small, self.shapes)
 
-    def mix(self, indices: Tensor, weights: Tensor) -> Tensor:
-        """Morphs (B,3,S,S) of faces `indices` (B,m) with `weights` (B,m) that sum to one."""
+    @cached_property
+    def mean_texture(self) -> Tensor:
+        """The texture (1,3,S,S) of the mean face, float32."""
+        return self.textures.float().mean(0, keepdim=True)
+
+    def mix(self, indices: Tensor, weights: Tensor, detail: float = 0.0) -> Tensor:
+        """Morphs (B,3,S,S) of faces `indices` (B,m) with `weights` (B,m) that sum to one.
+
+        Args:
+            detail: how much of the strength of fine details is kept. A mean of m unlike details has 1/sqrt(m) of their
+                strength, so that morphs of many faces look smooth: 0 leaves it so, 1 gives all of it back
+        """
         shape = torch.einsum("bm,bmpc->bpc", weights, self.shapes[indices])
         texture = torch.einsum("bm,bmchw->bchw", weights, self.textures[indices].float())
+        if detail:
+            # what all faces share is in the mean texture and keeps its strength by itself
+            own = _fine(texture - self.mean_texture)
+            gain = weights.square().sum(1).pow(-0.5 * detail) - 1
+            texture = (texture + gain[:, None, None, None] * own).clamp(-1, 1)
         mean = self.shapes.mean(0, keepdim=True)
         return _warp(texture, spline_grid(shape, mean, texture.shape[-1]))
 
@@ -159,6 +175,13 @@ class MorphSpace:
         deviations = values[-num_components:].flip(0).sqrt()
         codes = vectors[:, -num_components:].flip(1) * math.sqrt(len(data))
         return codes, deviations / deviations.square().mean().sqrt()
+
+
+def _fine(texture: Tensor) -> Tensor:
+    """What is lost in a picture of an eighth of the size."""
+    size = texture.shape[-1]
+    coarse = F.interpolate(texture, size=size // 8, mode="area")
+    return texture - F.interpolate(coarse, size=size, mode="bicubic", align_corners=False)
 
 
 def _warp(picture: Tensor, grid: Tensor) -> Tensor:

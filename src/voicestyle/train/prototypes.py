@@ -20,7 +20,8 @@ from voicestyle.inversion import LinearInverter, Perceptual, identity_features, 
 from voicestyle.prototypes import PrototypeBank
 
 BATCH = 8  # pictures that are projected together; also how often a build leaves something behind to go on from
-Start = Literal["w_avg", "linear"]  # of each projection: the mean latent, or a one-shot estimate
+# of each projection: the mean latent, or a one-shot estimate, by linear regression or by the model's own inverter
+Start = Literal["w_avg", "linear", "inverter"]
 Pictures = tuple[list[Tensor], Tensor]  # each (1,3,H,W) as it is, and all (N,3,size,size) as the generator draws them
 
 
@@ -98,15 +99,18 @@ class Projector:
             raise ValueError(f"{model.folder}: this model has no generator to project pictures with; use another model")
         self.model, self.batch, self.cache, self.progress = model, batch, cache, progress
         self.perceptual, self.invert_settings = perceptual, {"steps": steps, "batch": batch, "seed": seed, **settings}
+        if start == "inverter" and model.inverter is None:
+            raise ValueError(f"{model.folder}: this model has no inverter; start at 'linear', or train one")
         self.inverter = LinearInverter(model.generator, seed=seed) if start == "linear" else None
+        self.inverter = model.inverter if start == "inverter" else self.inverter
         self.settings = {
             "start": start, "perceptual": "pixel" if perceptual is None else "lpips",
             "identity": "encoder" if model.identity is None else "ir_se50",
             **{name: str(value) for name, value in self.invert_settings.items()},
         }  # fmt: skip
-        self.told = (
-            f"{model.generator_fingerprint} {model.encoder_fingerprint} {depends_on} {sorted(self.settings.items())}"
-        )
+        prints = [model.generator_fingerprint, model.encoder_fingerprint]
+        prints += [model.inverter_fingerprint] if start == "inverter" else []
+        self.told = f"{' '.join(map(str, prints))} {depends_on} {sorted(self.settings.items())}"
 
     def __call__(self, batches: Iterator[tuple[bytes, Callable[[], Pictures]]]) -> tuple[Tensor, Tensor]:
         """Embeddings (M,D) and latents (M,w_dim) of batches, each a name and what loads its pictures."""
@@ -133,7 +137,7 @@ class Projector:
         target = target.to(generator.w_avg)
         with torch.no_grad():
             emb = torch.cat([encoder.encode_face(picture.to(target)) for picture in native])
-        w = None if self.inverter is None else self.inverter(target)
+            w = None if self.inverter is None else self.inverter(target)
         if w is None or self.invert_settings["steps"] > 0:
             identity = identity_features(encoder, self.model.identity)
             w = invert(generator, target, identity, self.perceptual, w_init=w, **self.invert_settings).w
@@ -161,6 +165,6 @@ def write_bank(out: Path, model: Model, bank: PrototypeBank, metadata: Mapping[s
         text = card.read_text(encoding="utf-8") if card.is_file() else None
         save_model(
             out, model.config, model.encoder, model.generator, bank, metadata, text,
-            identity=model.identity, dtype=model.dtype,
+            identity=model.identity, inverter=model.inverter, dtype=model.dtype,
         )  # fmt: skip
     shutil.rmtree(out.with_name(f"{out.name}.part"))

@@ -8,143 +8,103 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from voicestyle.train.distributed import World
+from voicestyle.train.recipe import difference, dump_recipe, load_recipe
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
-def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
-    """The settings of a TOML recipe, with ``section.key=value`` overrides applied.
-
-    A value is read as TOML and, where it is not TOML, as a plain string. Only settings that the recipe states can be
-    overridden, by a value of the same type, so that a misspelt name is an error and not a silent default.
-
-    Raises:
-        FileNotFoundError: there is no such recipe
-        ValueError: not TOML, or an override that fits no setting
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such recipe")
-    try:
-        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a TOML file: {error}") from None
-    for override in overrides:
-        _override(recipe, override, path)
-    return recipe
-
-
-def _override(recipe: dict[str, Any], override: str, path: Path) -> None:
-    name, equals, text = override.partition("=")
-    if not equals or not name.strip():
-        raise ValueError(f"override {override!r}: expected name=value, e.g. training.lr=0.001")
-    *sections, key = name.strip().split(".")
-    table: Any = recipe
-    for section in sections:
-        table = table.get(section) if isinstance(table, dict) else None
-    if not isinstance(table, dict) or key not in table or isinstance(table[key], dict):
-        raise ValueError(
-            f"override {override!r}: {path} has no setting {name.strip()!r}; it has {sorted(_names(recipe))}"
-        )
-    value, old = _parse(text.strip()), table[key]
-    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if isinstance(old, str) and not isinstance(value, str):
-        value = text.strip()
-    if type(value) is not type(old):
-        raise ValueError(
-            f"override {override!r}: got {type(value).__name__}, expected {type(old).__name__} like {old!r}"
-        )
-    table[key] = value
-
-
-def _names(table: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _names(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key
-
-
-def _parse(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
-        return text
-
-
-def dump_recipe(recipe: Mapping[str, Any], section: str = "") -> str:
-    """The recipe as TOML that `load_recipe` reads back unchanged: plain values first, then one table a section."""
-    plain = {key: value for key, value in recipe.items() if not isinstance(value, Mapping)}
-    lines = [f"{_key(key)} = {_value(value)}" for key, value in plain.items()]
-    for key, value in recipe.items():
-        if isinstance(value, Mapping):
-            name = f"{section}.{_key(key)}" if section else _key(key)
-            lines += ["", f"[{name}]", dump_recipe(value, name)]
-    return "\n".join(lines).strip("\n") + ("\n" if not section else "")
-
-
-def _value(value: Any) -> str:
-    # a JSON string, number, boolean or list of them is also TOML, but for DEL, which only TOML wants escaped
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _value(key)
+_UNFINISHED = {"state", "run.json", "run.json.tmp", "recipe.toml.tmp"}  # of a run that was killed as it began
 
 
 class Run:
     """A run folder: ``recipe.toml`` (resolved), ``run.json``, ``log.jsonl`` and ``state/last.pt``.
 
-    Made by `Run.start`, which also decides whether the folder may be used.
+    Where the recipe says ``tensorboard = true``, the log goes to ``tensorboard/`` too. Made by `Run.start`, which also
+    decides whether the folder may be used; a context manager that closes what it has open. Of several processes the
+    main one writes, and all read the state: the folder must lie where every host sees it.
     """
 
-    def __init__(self, folder: Path, recipe: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, recipe: dict[str, Any], world: World) -> None:
         self.folder = folder
         self.recipe = recipe
+        self.world = world
+        self._writer: SummaryWriter | None = None
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
     @classmethod
-    def start(cls, folder: str | Path, recipe: dict[str, Any], resume: bool = False) -> Run:
+    def start(cls, folder: str | Path, recipe: dict[str, Any], resume: bool = False, world: World | None = None) -> Run:
         """A new run, or with `resume` the one that `folder` holds (a new one where it holds none).
+
+        Args:
+            folder: of the run
+            recipe: as `load_recipe` returns it
+            resume: go on with what the folder holds
+            world: the processes that train together; None: this one alone
 
         Raises:
             ValueError: the folder is not empty and `resume` is not set, or it holds a run of another recipe
+            ImportError: the recipe asks for TensorBoard, which is not installed
         """
-        folder = Path(folder)
+        folder, world = Path(folder), world or World()
+        if recipe.get("tensorboard"):
+            _summary_writer()
+        if world.is_main:
+            cls._claim(folder, recipe, resume, world)
+        world.barrier()
+        return cls(folder, recipe, world)
+
+    @staticmethod
+    def _claim(folder: Path, recipe: dict[str, Any], resume: bool, world: World) -> None:
+        """Make the folder a run of this recipe, or see that it is one."""
         old = folder / "recipe.toml"
-        run = cls(folder, recipe)
-        if folder.is_dir() and any(folder.iterdir()):
+        held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if held - _UNFINISHED or (held and not resume):
             if not resume:
                 raise ValueError(f"{folder}: not empty; choose another folder, or continue its run with --resume")
             if old.is_file():
-                if (held := load_recipe(old)) != recipe:
-                    raise ValueError(f"{folder}: its run has another recipe ({_difference(held, recipe)}); use its own")
-                return run
+                if (its := load_recipe(old)) != recipe:
+                    raise ValueError(f"{folder}: its run has another recipe ({difference(its, recipe)}); use its own")
+                return
             raise ValueError(f"{folder}: not empty and holds no run (no recipe.toml); choose another folder")
         (folder / "state").mkdir(parents=True, exist_ok=True)
-        _write(folder / "run.json", json.dumps(_provenance(recipe), indent=2).encode() + b"\n")
+        write_json(folder / "run.json", _provenance(recipe, world))
         _write(old, dump_recipe(recipe).encode())  # last: a folder with a recipe is a whole run folder
-        return run
 
     def log(self, step: int, **values: Any) -> None:
         """Append one JSON line to ``log.jsonl``; tensors of one element become numbers."""
+        if not self.world.is_main:
+            return
         plain = {key: value.item() if isinstance(value, torch.Tensor) else value for key, value in values.items()}
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **plain}) + "\n")
+        if self.recipe.get("tensorboard"):
+            # a resumed run hides what the killed one wrote from this step on
+            self._writer = self._writer or _summary_writer()(self.folder / "tensorboard", purge_step=step)
+            for key, value in plain.items():
+                if isinstance(value, (int, float)):
+                    self._writer.add_scalar(key, value, step)
+            self._writer.flush()
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write everything that a resumed run needs to ``state/last.pt``; `state["step"]` counts the steps done."""
         if "step" not in state:
             raise ValueError(f"state to save: got keys {sorted(state)}, expected 'step' among them")
+        if not self.world.is_main:
+            return
         path = self.folder / "state" / "last.pt"
         beside = path.with_suffix(".tmp")
         with beside.open("wb") as file:
@@ -154,10 +114,21 @@ class Run:
         os.replace(beside, path)
 
     def load_state(self) -> dict[str, Any] | None:
-        """The last saved state on the CPU, or None for a fresh run; log lines of later steps are cut off."""
+        """The last saved state on the CPU, or None for a fresh run; log lines of later steps are cut off.
+
+        Raises:
+            ValueError: this process does not see the state that the main one sees
+        """
         path = self.folder / "state" / "last.pt"
         state = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
-        self._cut_log(state["step"] if state else -1)
+        step = state["step"] if state else -1
+        if (main := int(self.world.agree(step))) != step:
+            raise ValueError(
+                f"{path}: rank {self.world.rank} sees a run at step {step}, the main process one at step {main}; "
+                "put the run where every host sees the same files"
+            )
+        if self.world.is_main:
+            self._cut_log(step)
         return state
 
     def _cut_log(self, last_step: int) -> None:
@@ -184,16 +155,10 @@ def set_rng_state(generators: Mapping[str, torch.Generator], state: Mapping[str,
         generator.set_state(state[name])
 
 
-def _difference(held: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    sides = [{name: _lookup(side, name) for name in _names(side)} for side in (held, asked)]
-    names = sorted(n for n in {*sides[0], *sides[1]} if sides[0].get(n) != sides[1].get(n))
-    return ", ".join(f"{n}: {sides[0].get(n)!r} there, {sides[1].get(n)!r} asked" for n in names)
-
-
-def _lookup(table: Mapping[str, Any], name: str) -> Any:
-    for part in name.split("."):
-        table = table[part]
-    return table
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write values as indented JSON, and the folder where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, json.dumps(values, indent=2).encode() + b"\n")
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -202,7 +167,18 @@ def _write(path: Path, data: bytes) -> None:
     os.replace(beside, path)
 
 
-def _provenance(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _summary_writer() -> type[SummaryWriter]:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            "recipe: tensorboard = true: the package tensorboard is not installed; pip install 'voicestyle[log]', or "
+            "set it to false"
+        ) from error
+    return SummaryWriter
+
+
+def _provenance(recipe: Mapping[str, Any], world: World) -> dict[str, Any]:
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     try:
         versions["voicestyle"] = version("voicestyle")
@@ -212,14 +188,27 @@ def _provenance(recipe: Mapping[str, Any]) -> dict[str, Any]:
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
         "versions": versions,
         "seed": recipe.get("seed"),
-        "git_commit": _git_commit(),
+        "num_processes": world.world_size,
+        "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type,
+        **_git_state(),
     }
 
 
-def _git_commit() -> str | None:
-    """The commit of the checkout that this package runs from, or None."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+def _git_state() -> dict[str, Any]:
+    """The commit of the checkout that this package runs from, and whether the package differs from it, or None twice.
+
+    An environment inside of somebody else's repository is no checkout of this one.
+    """
+    here = Path(__file__)
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)
+        commit = _git(here.parent, "rev-parse", "HEAD")
+        return {"git_commit": commit, "git_dirty": bool(_git(here.parents[1], "status", "--porcelain", "."))}
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return {"git_commit": None, "git_dirty": None}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+    ).stdout.strip()

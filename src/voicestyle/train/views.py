@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,120 +19,169 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from voicestyle.audio import voice_input
 from voicestyle.checkpoint import fingerprint
 from voicestyle.config import to_dict
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.pictures import frontal_picture, wild_picture
+from voicestyle.data.shards import whole_log_mel
 from voicestyle.image import crop_resize
 from voicestyle.nn.encoder import VoiceFaceEncoder
+from voicestyle.train.distributed import World
+from voicestyle.train.settings import ViewConfig
 
-
-@dataclass(frozen=True)
-class ViewConfig:
-    """The section ``[views]`` of a recipe."""
-
-    num_windows: int  # evenly spaced windows of `log_mel.num_frames`, each voice
-    windows_per_view: int  # features of so many random windows are averaged to one view (frozen backbones only)
-    wild: bool  # also the face in the wild, aligned by its box, beside the frontal picture
+SIDES = ("voice", "face")
 
 
 @dataclass(frozen=True)
 class Views:
     """All views of N items: network inputs, or features where backbones are frozen; float16."""
 
-    voice: Tensor  # (N, num_windows, ...)
-    face: Tensor  # (N, num_pictures, ...), the frontal picture first
-    identities: Tensor  # (N,) int64
+    voice: Tensor  # (N, num_windows, ...); (N, 0) where voices were not asked for
+    face: Tensor  # (N, num_pictures, ...), the frontal picture first; (N, 0) where faces were not asked for
+    items: tuple[Item, ...]
+
+    @property
+    def identities(self) -> Tensor:
+        """(N,) int64, numbered in the order in which they first come."""
+        return number_identities(self.items)
 
     def take(self, rows: Tensor) -> Views:
-        """The views of some items."""
-        return Views(self.voice[rows], self.face[rows], self.identities[rows])
+        """The views of some items: their numbers, or one boolean an item."""
+        chosen = torch.arange(len(self.items))[rows]
+        return Views(self.voice[chosen], self.face[chosen], tuple(self.items[row] for row in chosen.tolist()))
 
 
-def average_windows(windows: Tensor, frozen: bool) -> Tensor:
+def number_identities(items: Sequence[Item]) -> Tensor:
+    """(N,) int64: a number for each identity, in the order in which they first come."""
+    number: dict[str, int] = {}
+    return torch.tensor([number.setdefault(item.identity, len(number)) for item in items])
+
+
+def average_windows(windows: Tensor, are_features: bool) -> Tensor:
     """One view (N, ...) of windows (N, V, ...): the direction of their mean features, or the first of raw inputs."""
-    return F.normalize(windows.mean(1), dim=1) if frozen else windows[:, 0]
+    return F.normalize(windows.mean(1), dim=1) if are_features else windows[:, 0]
+
+
+def usable_items(manifest: Manifest, sides: Sequence[str] = SIDES) -> list[Item]:
+    """The items with all of the sides asked for: a voice; a picture in (or a box for) the canonical frame.
+
+    Raises:
+        ValueError: there are none
+    """
+    has = {"voice": lambda item: item.voice, "face": lambda item: item.frontal or (item.face and item.face_box)}
+    items = [item for item in manifest if all(has[side](item) for side in sides)]
+    if not items:
+        needed = {"voice": "a voice", "face": "a frontal picture or a face with its box"}
+        raise ValueError(f"{manifest.name}: no item has {' and '.join(needed[side] for side in sides)}")
+    return items
 
 
 def load_views(
-    manifest: Manifest,
+    items: Sequence[Item],
     encoder: VoiceFaceEncoder,
     config: ViewConfig,
     cache: str | Path,  # folder
     *,
-    frozen: bool,  # features of the encoder's backbones, which training will not change
+    are_features: bool,  # of the encoder's backbones, which training will not change
+    sides: Sequence[str] = SIDES,  # what to look at of each item
+    world: World | None = None,  # the first process of each host computes what the others wait for
     progress: bool = True,
 ) -> Views:
-    """The views of the items with a voice and a picture in (or a box for) the canonical frame, cached or computed.
+    """The views of some items, cached or computed on the encoder's device.
 
     An item that a front end refuses (say, for less than a second of speech) is left out, with a warning.
+
+    Raises:
+        FileNotFoundError: files are missing
+        ValueError: all items are refused
     """
-    items = [item for item in manifest if item.voice and (item.frontal or item.face_box)]
-    if not items:
-        raise ValueError(
-            f"{manifest.name}: no item of the split has a voice and a frontal picture or a face with its box"
-        )
-    manifest.check_files()
-    cached = Path(cache) / f"views-{_fingerprint(config, encoder, items, frozen)}.safetensors"
-    if not cached.is_file():
-        made = _all_views(items, encoder, config, frozen, progress)
+    Manifest(tuple(items), "items to be trained on").check_files()
+    told = _fingerprint(config, encoder, items, are_features, sides)
+    cached = Path(cache) / f"views-{told}.safetensors"
+
+    def make() -> None:
+        made = _all_views(items, encoder, config, are_features, sides, progress)
         cached.parent.mkdir(parents=True, exist_ok=True)
-        beside = cached.with_suffix(".tmp")
+        beside = cached.with_suffix(f".{os.getpid()}.tmp")
         save_file(made, beside)
         os.replace(beside, cached)
+
+    (world or World()).make_once(cached, make)
     views = load_file(cached)
-    number: dict[str, int] = {}
-    identities = [number.setdefault(items[row].identity, len(number)) for row in views["rows"].tolist()]
-    return Views(views["voice"], views["face"], torch.tensor(identities))
+    used = tuple(items[row] for row in views["rows"].tolist())
+    nothing = torch.empty(len(used), 0)
+    return Views(views.get("voice", nothing), views.get("face", nothing), used)
 
 
-def _fingerprint(config: ViewConfig, encoder: VoiceFaceEncoder, items: list[Item], frozen: bool) -> str:
+def _fingerprint(
+    config: ViewConfig, encoder: VoiceFaceEncoder, items: Sequence[Item], are_features: bool, sides: Sequence[str]
+) -> str:
     """Of everything that the views depend on: settings, frozen weights, files."""
     files = [path for item in items for path in (item.voice, item.face, item.frontal) if path]
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     front_ends = {name: to_dict(encoder.config)[name] for name in ("log_mel", "image")}
-    backbones = [fingerprint(m) for m in (encoder.voice_backbone, encoder.face_backbone)] if frozen else []
+    backbones = [fingerprint(m) for m in (encoder.voice_backbone, encoder.face_backbone)] if are_features else []
     told = [stats, [item.face_box for item in items], front_ends, config.num_windows, config.wild, backbones]
+    told += [] if tuple(sides) == SIDES else [list(sides)]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
 def _all_views(
-    items: list[Item], encoder: VoiceFaceEncoder, config: ViewConfig, frozen: bool, progress: bool
+    items: Sequence[Item],
+    encoder: VoiceFaceEncoder,
+    config: ViewConfig,
+    are_features: bool,
+    sides: Sequence[str],
+    progress: bool,
 ) -> dict[str, Tensor]:
     """Views of the items that have any, and their rows."""
+    see = {"voice": _voice_views, "face": _face_views}
     made, refused = {}, []
     was_training = encoder.training
     encoder.eval()
-    for row, item in enumerate(tqdm(items, disable=not progress, desc="views")):
+    for row, item in enumerate(tqdm(items, disable=None if progress else True, desc="views")):
         try:
-            made[row] = _item_views(item, encoder, config, frozen)
+            made[row] = [see[side](item, encoder, config, are_features) for side in sides]
         except ValueError as error:
             refused.append(str(error))
     encoder.train(was_training)
     if not made:
         raise ValueError(f"all {len(items)} items are refused, e.g. {refused[0]}")
     if refused:
-        warnings.warn(f"{len(refused)} of {len(items)} items left out of training, e.g. {refused[0]}", stacklevel=3)
-    voices, faces = zip(*made.values(), strict=True)
-    return {"voice": torch.stack(voices), "face": torch.stack(faces), "rows": torch.tensor([*made])}
+        warnings.warn(f"{len(refused)} of {len(items)} items left out of training, e.g. {refused[0]}", stacklevel=5)
+    views = {side: torch.stack(views) for side, views in zip(sides, zip(*made.values(), strict=True), strict=True)}
+    return {**views, "rows": torch.tensor([*made])}
 
 
 @torch.no_grad()
-def _item_views(item: Item, encoder: VoiceFaceEncoder, config: ViewConfig, frozen: bool) -> tuple[Tensor, Tensor]:
-    front_end, frame = encoder.config.log_mel, encoder.config.image
-    log_mel = voice_input(item.voice, front_end)[0]
+def _voice_views(item: Item, encoder: VoiceFaceEncoder, config: ViewConfig, are_features: bool) -> Tensor:
+    front_end = encoder.config.log_mel
+    log_mel = pad_frames(whole_log_mel(item.voice, front_end), front_end.num_frames)
     last = log_mel.shape[2] - front_end.num_frames
     starts = torch.linspace(0, last, config.num_windows).round().long().tolist()
     voice = torch.stack([log_mel[:, :, start : start + front_end.num_frames] for start in starts])
-    pictures = [crop_resize(picture, frame.crop, frame.size) for picture in _pictures(item, config.wild)]
-    face = torch.cat([view for picture in pictures for view in (picture, picture.flip(3))])
-    if frozen:
-        voice, face = encoder.voice_backbone(voice), encoder.face_backbone(face)
-    return voice.half(), face.half()
+    return _features(encoder.voice_backbone, voice) if are_features else voice.half()
 
 
-def _pictures(item: Item, both: bool) -> list[Tensor]:
+@torch.no_grad()
+def _face_views(item: Item, encoder: VoiceFaceEncoder, config: ViewConfig, are_features: bool) -> Tensor:
+    frame = encoder.config.image
+    crops = [crop_resize(picture, frame.crop, frame.size) for picture in canonical_pictures(item, config.wild)]
+    face = torch.cat([view for picture in crops for view in (picture, picture.flip(3))])
+    return _features(encoder.face_backbone, face) if are_features else face.half()
+
+
+def _features(backbone: torch.nn.Module, views: Tensor) -> Tensor:
+    return backbone(views.to(next(backbone.parameters()).device)).half().cpu()
+
+
+def pad_frames(log_mel: Tensor, num_frames: int) -> Tensor:
+    """The log-mel (1, n_mels, T), with zeros on both sides where it is shorter than `num_frames`, as CMPC pads."""
+    missing = max(0, num_frames - log_mel.shape[2])
+    return F.pad(log_mel, ((missing + 1) // 2, missing // 2))
+
+
+def canonical_pictures(item: Item, both: bool) -> list[Tensor]:
     """The frontal picture, or else the one in the wild; `both`: two pictures, either may stand in for the other."""
     frontal = frontal_picture(item)
     wild = wild_picture(item) if item.face_box and (both or frontal is None) else None

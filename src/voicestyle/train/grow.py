@@ -1,0 +1,54 @@
+"""Networks that go on from smaller or narrower ones."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from voicestyle.config import GeneratorConfig
+from voicestyle.nn.stylegan2 import Discriminator, Generator
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def grow(state: Mapping[str, Tensor], config: GeneratorConfig) -> Generator:
+    """A generator of `config` that keeps every layer of `state` which it has too; the others are new.
+
+    More resolutions keep the lower layers as they are. Wider z and w keep what the generator does: the new inputs of a
+    linear layer have no weight yet, and the old ones weigh more, for its scale falls with their number.
+    """
+    grown = Generator(config)
+    ours = grown.state_dict()
+    for name, old in state.items():
+        if name not in ours:
+            continue
+        new = ours[name]
+        if new.shape == old.shape:
+            ours[name] = old
+        elif old.ndim == 2 and all(a >= b for a, b in zip(new.shape, old.shape, strict=True)):
+            rows, columns = old.shape
+            new[:rows] = 0
+            new[:rows, :columns] = old * math.sqrt(new.shape[1] / columns)
+        elif old.ndim == 1 and len(new) > len(old):
+            new[: len(old)] = old
+    grown.load_state_dict(ours)
+    return grown
+
+
+def grow_discriminator(state: Mapping[str, Tensor], network: Discriminator) -> Discriminator:
+    """The discriminator with the blocks of `state`, a smaller one or none; those of higher resolutions are new."""
+    num_old = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    shift = len(network.blocks) - num_old  # blocks count from the highest resolution down
+    renamed = {re.sub(r"^blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) + shift}", name): v for name, v in state.items()}
+    return keep_layers(renamed, network)
+
+
+def keep_layers(state: Mapping[str, Tensor], network: Network) -> Network:
+    """The network with all tensors of `state` that have a name and shape of its own."""
+    ours = network.state_dict()
+    network.load_state_dict(ours | {n: v for n, v in state.items() if n in ours and ours[n].shape == v.shape})
+    return network

@@ -1,0 +1,309 @@
+"""Train a one-shot inverter: what the latent of a picture is, learnt from samples of the generator and real pictures.
+
+Of samples, the latent is known. Of real pictures it is not, but the generator says how well an estimate looks. The
+samples are rendered once, before training, and the linear part of the inverter is found from them in closed form.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from voicestyle.checkpoint import Model, load_model, save_model
+from voicestyle.config import InverterConfig, from_dict
+from voicestyle.inversion import ReconstructionObjective, identity_features
+from voicestyle.latent import lr_ramp
+from voicestyle.nn.inverter import Inverter
+from voicestyle.sampling import mean_latents
+from voicestyle.train.generator_settings import DataConfig
+from voicestyle.train.pictures import PictureStream, list_pictures
+from voicestyle.train.run import Run, rng_state, set_rng_state
+from voicestyle.train.start import seeded
+
+PLACES = ("seed", "model", "log_every", "save_every", "ema_pictures", "num_validation")
+BATCH = 32  # pictures that are rendered together without gradients
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """The section ``[samples]``."""
+
+    num: int = 4000
+    max_mean: int = 8  # latents are means of up to so many, for pictures lie nearer to w_avg than samples do
+    ridge: float = 1e-3  # of the linear part, in units of the mean variance of its inputs
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The section ``[schedule]``. A batch is `samples` + `pictures`."""
+
+    steps: int
+    lr: float
+    samples: int  # of the generator
+    rendered: int = 0  # estimates of samples that are rendered and compared too, besides all those of pictures
+    pictures: int = 0  # real ones
+    linear_lr: float = 0.01  # of the linear part, which has thousands of inputs, in units of `lr`
+    warm_up: float = 0.05  # part of the steps in which the learning rate rises
+    cool_down: float = 0.5  # part in which it falls
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The section ``[losses]``: their weights."""
+
+    latent: float = 1.0  # squared distance to the known latent, in units of w_std
+    pixel: float = 1.0  # see `ReconstructionObjective`
+    identity: float = 0.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole recipe."""
+
+    seed: int
+    model: str  # name or folder; its generator is inverted
+    log_every: int
+    save_every: int  # steps; the state is saved and the average scored
+    ema_pictures: float  # half-life of the weight average
+    schedule: ScheduleConfig
+    inverter: dict[str, Any] = field(default_factory=dict)  # settings of `InverterConfig` less w_dim
+    samples: SampleConfig = SampleConfig()
+    losses: LossConfig = LossConfig()
+    data: DataConfig | None = None  # real pictures
+    num_validation: int = 64  # pictures that are left out of the training: real ones, or else samples
+
+
+def read_settings(recipe: dict[str, Any]) -> Settings:
+    """The settings of a recipe.
+
+    Raises:
+        ValueError: a section or a setting is unknown, missing, or does not fit the others
+    """
+    sections = {"samples": SampleConfig, "schedule": ScheduleConfig, "losses": LossConfig, "data": DataConfig}
+    known = {*PLACES, *sections, "inverter", "tensorboard"}
+    if unknown := sorted(set(recipe) - known):
+        raise ValueError(f"recipe: unknown settings {unknown}; known: {sorted(known)}")
+    if missing := [name for name in (*PLACES[:-1], "schedule") if name not in recipe]:
+        raise ValueError(f"recipe: missing {missing}")
+    parts = {n: from_dict(cls, recipe[n], f"recipe: [{n}]") for n, cls in sections.items() if n in recipe}
+    plain = {n: recipe[n] for n in (*PLACES, "inverter") if n in recipe}
+    settings = Settings(**plain, **parts)
+    if wrong := _misfit(settings):
+        raise ValueError(f"recipe: {wrong}")
+    return settings
+
+
+def _misfit(settings: Settings) -> str:
+    """What does not fit; empty where all does."""
+    schedule = settings.schedule
+    if not 0 <= schedule.rendered <= schedule.samples or schedule.samples < 1:
+        return (
+            f"[schedule]: samples {schedule.samples}, rendered {schedule.rendered}: expected 0 <= rendered <= samples"
+        )
+    if schedule.pictures and settings.data is None:
+        return "[schedule]: pictures need the section [data]"
+    if settings.num_validation < 1:
+        return f"num_validation: got {settings.num_validation}, expected 1 or more"
+    return ""
+
+
+def train_inverter(
+    recipe: dict[str, Any], out: str | Path, resume: bool = False, progress: bool = True, device: str | None = None
+) -> Inverter:
+    """The inverter that `recipe` describes: the averaged weights that score best on pictures that were left out.
+
+    The run folder `out` gets the log, the state (every ``save_every`` steps) and, at the end, ``model``: the recipe's
+    model with this inverter.
+
+    Args:
+        recipe: as `recipe.load_recipe` returns it
+        out: folder of the run
+        resume: go on with the run that the folder holds
+        progress: show a bar
+        device: "cpu", "cuda", ...; None: the GPU where there is one
+
+    Raises:
+        FileNotFoundError, ValueError: a file of the recipe is missing, or a setting does not fit
+    """
+    settings = read_settings(recipe)
+    model = load_model(settings.model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with Run.start(out, recipe, resume) as run:
+        trainer = InverterTrainer(settings, model, progress)
+        if (state := run.load_state()) is not None:
+            trainer.load_state_dict(state)
+        _train(trainer, run, progress)
+        inverter = trainer.best()
+        config = dataclasses.replace(model.config, inverter=inverter.config)
+        card = model.folder / "README.md"
+        save_model(
+            run.folder / "model", config, model.encoder, model.generator, model.bank, model.metadata,
+            card.read_text(encoding="utf-8") if card.is_file() else None,
+            identity=model.identity, inverter=inverter, dtype=model.dtype,
+        )  # fmt: skip
+        return inverter
+
+
+def _train(trainer: InverterTrainer, run: Run, progress: bool) -> None:
+    """All steps that are left; the bar counts pictures."""
+    settings, batch, total = trainer.settings, trainer.batch, trainer.settings.schedule.steps
+    shown: dict[str, str] = {}
+    if trainer.step == 0:
+        shown["PSNR"] = f"{trainer.validate():.2f}"
+        run.log(0, psnr=trainer.best_psnr)
+    bar = tqdm(total=total * batch, initial=trainer.step * batch, unit="pictures", disable=None if progress else True,
+               desc="inverter")  # fmt: skip
+    with bar:
+        while trainer.step < total:
+            losses = trainer.train_step()
+            bar.update(batch)
+            is_saved = trainer.step % settings.save_every == 0 or trainer.step == total
+            if is_saved:
+                losses["psnr"] = trainer.validate()
+                shown["PSNR"] = f"{losses['psnr']:.2f}"
+            if is_saved or trainer.step % settings.log_every == 0:
+                bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items() if name != "psnr"} | shown)
+                run.log(trainer.step, **losses)
+            if is_saved:
+                run.save_state(trainer.state_dict())
+
+
+class InverterTrainer:
+    """Everything that a step changes, so that a saved state resumes to the same run."""
+
+    def __init__(self, settings: Settings, model: Model, progress: bool = False) -> None:
+        if model.generator is None:
+            raise ValueError(f"{model.folder}: this model has no generator to invert; use another model")
+        self.settings, self.generator, self.step = settings, model.generator, 0
+        self.face_features = identity_features(model.encoder, model.identity)
+        self.rng = torch.Generator().manual_seed(settings.seed)
+        self.samples_w, self.samples = self._render(settings.samples.num, progress)
+        self.stream, self.train_rows, self.held_out = self._pictures()
+        device = model.generator.w_avg.device
+        values = {"w_dim": model.generator.config.w_dim, **settings.inverter}
+        with seeded(settings.seed):
+            self.inverter = Inverter(from_dict(InverterConfig, values, "recipe: [inverter]"))
+        small = torch.cat([self.inverter.small(part.float()) for part in self.samples.split(BATCH)])
+        self.inverter.solve_linear(small, self.samples_w, settings.samples.ridge)
+        self.inverter.to(device)
+        decay = 0.5 ** (self.batch / settings.ema_pictures)
+        self.average = AveragedModel(self.inverter, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True).eval()
+        groups = [
+            {"params": [*self.inverter.body.parameters(), *self.inverter.head.parameters()], "factor": 1.0},
+            {"params": [*self.inverter.linear.parameters()], "factor": settings.schedule.linear_lr},
+        ]
+        self.optimizer = torch.optim.Adam(groups, settings.schedule.lr)
+        self.best_psnr, self.best_weights = -1.0, {}
+
+    @property
+    def batch(self) -> int:
+        """Pictures of a step."""
+        return self.settings.schedule.samples + self.settings.schedule.pictures
+
+    @torch.no_grad()
+    def _render(self, num: int, progress: bool) -> tuple[Tensor, Tensor]:
+        """Latents (N,w_dim) and their pictures (N,3,size,size) float16, on the CPU."""
+        w = mean_latents(self.generator, num, self.settings.samples.max_mean, self.rng)
+        parts = tqdm(w.split(BATCH), desc="samples", unit="batch", disable=None if progress else True)
+        pictures = [self.generator.synthesis(part).clamp(-1, 1).half().cpu() for part in parts]
+        return w.cpu(), torch.cat(pictures)
+
+    def _pictures(self) -> tuple[PictureStream | None, Tensor, Tensor]:
+        """Real pictures, the rows to be trained on, and the others (V,3,size,size): samples where there are none."""
+        settings = self.settings
+        if settings.data is None:
+            return None, torch.empty(0, dtype=torch.long), self._render(settings.num_validation, progress=False)[1]
+        files, size = list_pictures(settings.data), self.generator.config.size
+        if len(files) <= settings.num_validation:
+            raise ValueError(
+                f"recipe: {len(files)} pictures, expected more than num_validation {settings.num_validation}"
+            )
+        stream = PictureStream(files, size, mirror=settings.data.mirror, in_memory=settings.data.in_memory,
+                               num_workers=settings.data.num_workers)  # fmt: skip
+        order = torch.randperm(len(files), generator=self.rng)
+        left_out, rows = order[: settings.num_validation], order[settings.num_validation :]
+        if settings.data.mirror:
+            rows = torch.cat([rows, rows + len(files)])
+        return stream, rows, stream.batch(left_out, size)
+
+    def train_step(self) -> dict[str, float]:
+        """The losses of a batch, whose gradient has been followed."""
+        schedule, weights = self.settings.schedule, self.settings.losses
+        for group in self.optimizer.param_groups:
+            ramp = lr_ramp(self.step / schedule.steps, schedule.warm_up, schedule.cool_down)
+            group["lr"] = schedule.lr * group["factor"] * ramp
+        w, images = self._draw()
+        estimate = self.inverter.train()(images)
+        latent = (estimate[: len(w)] - w).square().sum(1).mean() / self.generator.w_std**2
+        losses = {"latent": weights.latent * latent}
+        rows = [*range(schedule.rendered), *range(len(w), len(images))]
+        if rows:
+            losses |= self._compare(estimate[rows], images[rows])
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack([*losses.values()]).sum().backward()
+        self.optimizer.step()
+        self.average.update_parameters(self.inverter)
+        self.step += 1
+        values = {name: loss.item() for name, loss in losses.items()}
+        if not torch.isfinite(torch.tensor([*values.values()])).all():
+            raise ValueError(f"training diverged at step {self.step}: losses {values}; lower lr in [schedule]")
+        return values
+
+    def _draw(self) -> tuple[Tensor, Tensor]:
+        """Latents (S,w_dim) of samples, and pictures (S+P,3,size,size) of the samples and then real ones."""
+        schedule, device = self.settings.schedule, self.generator.w_avg.device
+        chosen = torch.randint(len(self.samples), (schedule.samples,), generator=self.rng)
+        images = self.samples[chosen].float()
+        if schedule.pictures and self.stream is not None:
+            places = torch.randint(len(self.train_rows), (schedule.pictures,), generator=self.rng)
+            images = torch.cat([images, self.stream.batch(self.train_rows[places], images.shape[-1])])
+        return self.samples_w[chosen].to(device), images.to(device)
+
+    def _compare(self, w: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """What rendered estimates lack of their pictures."""
+        weights = self.settings.losses
+        objective = ReconstructionObjective(target, self.face_features if weights.identity else None)
+        image = self.generator.synthesis(w)
+        losses = {"pixel": weights.pixel * objective.pixel_distance(image).mean()}
+        if weights.identity:
+            losses["identity"] = weights.identity * objective.identity_distance(image).mean()
+        return losses
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Mean PSNR (dB) of the pictures that were left out, by the average, which is kept if it is the best so far."""
+        scores = []
+        for target in self.held_out.float().split(BATCH):
+            target = target.to(self.generator.w_avg)
+            image = self.generator.synthesis(self.average(target)).clamp(-1, 1)
+            scores.append(10 * torch.log10(4 / (image - target).square().mean((1, 2, 3)).clamp_min(4e-10)))
+        psnr = torch.cat(scores).mean().item()
+        if psnr > self.best_psnr:
+            held = self.average.module.state_dict()
+            self.best_psnr, self.best_weights = psnr, {name: value.clone() for name, value in held.items()}
+        return psnr
+
+    def best(self) -> Inverter:
+        """The inverter with the averaged weights that scored best, in evaluation mode."""
+        inverter = self.average.module
+        inverter.load_state_dict(self.best_weights)
+        return inverter.eval().requires_grad_(False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later steps depend on; the samples are rendered again from the seed."""
+        parts = {part: getattr(self, part).state_dict() for part in ("inverter", "average", "optimizer")}
+        best = {"best_psnr": self.best_psnr, "best_weights": self.best_weights}
+        return {"step": self.step, "rng": rng_state({"rng": self.rng}), **parts, **best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.step, self.best_psnr, self.best_weights = state["step"], state["best_psnr"], state["best_weights"]
+        set_rng_state({"rng": self.rng}, state["rng"])
+        for part in ("inverter", "average", "optimizer"):
+            getattr(self, part).load_state_dict(state[part])

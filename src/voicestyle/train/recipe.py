@@ -1,0 +1,108 @@
+"""Recipes: the TOML files that say how something is trained."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The settings of a TOML recipe, with ``section.key=value`` overrides applied.
+
+    A value is read as TOML and, where it is not TOML, as a plain string. Only settings that the recipe states can be
+    overridden, by a value of the same type, so that a misspelt name is an error and not a silent default.
+
+    Raises:
+        FileNotFoundError: there is no such recipe
+        ValueError: not TOML, or an override that fits no setting
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such recipe")
+    try:
+        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a TOML file: {error}") from None
+    for override in overrides:
+        _override(recipe, override, path)
+    return recipe
+
+
+def _override(recipe: dict[str, Any], override: str, path: Path) -> None:
+    name, equals, text = override.partition("=")
+    if not equals or not name.strip():
+        raise ValueError(f"override {override!r}: expected name=value, e.g. training.lr=0.001")
+    *sections, key = name.strip().split(".")
+    table: Any = recipe
+    for section in sections:
+        table = table.get(section) if isinstance(table, dict) else None
+    if not isinstance(table, dict) or key not in table or isinstance(table[key], dict):
+        raise ValueError(
+            f"override {override!r}: {path} has no setting {name.strip()!r}; it has {sorted(_names(recipe))}"
+        )
+    value, old = _parse(text.strip()), table[key]
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(old, str) and not isinstance(value, str):
+        value = text.strip()
+    if type(value) is not type(old):
+        raise ValueError(
+            f"override {override!r}: got {type(value).__name__}, expected {type(old).__name__} like {old!r}"
+        )
+    table[key] = value
+
+
+def _names(table: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _names(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def _parse(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        return text
+
+
+def dump_recipe(recipe: Mapping[str, Any], section: str = "") -> str:
+    """The recipe as TOML that `load_recipe` reads back unchanged: plain values first, then one table a section."""
+    plain = {key: value for key, value in recipe.items() if not isinstance(value, Mapping)}
+    lines = [f"{_key(key)} = {_value(value)}" for key, value in plain.items()]
+    for key, value in recipe.items():
+        if isinstance(value, Mapping):
+            name = f"{section}.{_key(key)}" if section else _key(key)
+            lines += ["", f"[{name}]", dump_recipe(value, name)]
+    return "\n".join(lines).strip("\n") + ("\n" if not section else "")
+
+
+def _value(value: Any) -> str:
+    # a JSON string, number, boolean or list of them is also TOML, but for DEL, which only TOML wants escaped
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _value(key)
+
+
+def difference(held: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """The settings in which two recipes differ, in words."""
+    sides = [{name: _lookup(side, name) for name in _names(side)} for side in (held, asked)]
+    names = sorted(n for n in {*sides[0], *sides[1]} if sides[0].get(n) != sides[1].get(n))
+    return ", ".join(f"{n}: {sides[0].get(n)!r} there, {sides[1].get(n)!r} asked" for n in names)
+
+
+def _lookup(table: Mapping[str, Any], name: str) -> Any:
+    for part in name.split("."):
+        table = table[part]
+    return table

@@ -1,0 +1,132 @@
+"""Where a training starts: published backbones, and bridges from a closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from voicestyle.convert.dlib import read_state
+from voicestyle.convert.ge2e import from_resemblyzer
+from voicestyle.nn.encoder import VoiceFaceEncoder
+from voicestyle.train.settings import Settings
+
+READERS = {"ge2e": from_resemblyzer, "dlib_resnet": read_state}  # of the published weights of frozen backbones
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Seeds what draws from the global generators (dropout, initial weights) and leaves them as they were."""
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def start_encoder(settings: Settings, recipe: dict[str, Any]) -> VoiceFaceEncoder:
+    """The encoder before training: published backbones, frozen but for what is to be trained; the rest from the seed.
+
+    Raises:
+        ValueError: no weights are known for a backbone, or a part to be trained does not exist
+    """
+    with seeded(settings.seed):
+        encoder = VoiceFaceEncoder(settings.encoder)
+    if not settings.pretrained:
+        return encoder
+    for side in ("voice", "face"):
+        name = getattr(settings.encoder, f"{side}_backbone")
+        if name not in READERS:
+            raise ValueError(f"recipe: {side}_weights: no published weights of {name!r} are known, only {[*READERS]}")
+        backbone = getattr(encoder, f"{side}_backbone")
+        backbone.load_state_dict(READERS[name](recipe[f"{side}_weights"]))
+        backbone.requires_grad_(False).eval()
+    for part in settings.schedule.unfreeze:
+        _unfreeze(encoder, part)
+    return encoder
+
+
+def _unfreeze(encoder: VoiceFaceEncoder, part: str) -> None:
+    names = [name for name, _ in encoder.named_modules() if name.split(".")[0].endswith("backbone")]
+    parameters = [name for name, _ in encoder.named_parameters() if name.split(".")[0].endswith("backbone")]
+    if part not in names and part not in parameters:
+        shown = [name for name in names if name.count(".") <= 2]
+        raise ValueError(f"recipe: schedule.unfreeze: no part {part!r}; expected a name such as one of {shown}")
+    for name, parameter in encoder.named_parameters():
+        if f"{name}.".startswith(f"{part}."):
+            parameter.requires_grad_(True)
+
+
+def towers_of(encoder: VoiceFaceEncoder, settings: Settings) -> nn.ModuleList:
+    """What is trained, voice first: bridges alone, or backbones with their bridges."""
+    sides = [(encoder.voice_backbone, encoder.voice_bridge), (encoder.face_backbone, encoder.face_bridge)]
+    if settings.are_features:
+        return nn.ModuleList([bridge for _, bridge in sides])
+    return nn.ModuleList([nn.Sequential(backbone, bridge) for backbone, bridge in sides])
+
+
+def train_mode(towers: nn.ModuleList, settings: Settings) -> None:
+    """Put the towers in training mode; published backbones keep the statistics of their normalization."""
+    towers.train()
+    if settings.pretrained and not settings.are_features:
+        for tower in towers:
+            for module in tower[0].modules():
+                # the LSTM is no exception: cuDNN has gradients for it in training mode alone
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+
+@torch.no_grad()
+def canonical_start(
+    voice_bridge: nn.Sequential, face_bridge: nn.Sequential, voice: Tensor, face: Tensor, ridge: float, power: float
+) -> None:
+    """Set two bridges to the regularized canonical correlation analysis (CCA) of their features.
+
+    A thousand pairs say little about a bridge of a hundred thousand weights, but the few directions that correlate
+    most across the modalities have a closed form. A bridge (norm, linear, GELU, dropout, linear) holds a linear map
+    exactly by hidden units in pairs, since gelu(x) - gelu(-x) = x; training goes on from there.
+
+    Args:
+        voice_bridge, face_bridge: as `VoiceFaceEncoder` makes them, hidden at least twice the embedding
+        voice: (N, F) features
+        face: (N, P, F') features of P pictures each
+        ridge: added to both covariances, in units of their mean variance
+        power: directions are weighted by their correlation to this power
+    """
+    voice, face = voice.to(voice_bridge[1].weight), face.to(face_bridge[1].weight)
+    x = voice_bridge[0](voice).double()
+    y = face_bridge[0](face).double()
+    x, y, pictures = x - x.mean(0), y.mean(1) - y.mean((0, 1)), (y - y.mean((0, 1))).flatten(0, 1)
+    whiten_x, whiten_y = _inverse_root(x, ridge), _inverse_root(pictures, ridge)
+    u, correlation, vh = torch.linalg.svd(whiten_x @ (x.T @ y / len(x)) @ whiten_y)
+    for bridge, whiten, directions, features in (
+        (voice_bridge, whiten_x, u, voice), (face_bridge, whiten_y, vh.T, face.flatten(0, 1)),
+    ):  # fmt: skip
+        dim = bridge[-1].out_features
+        weight = (whiten @ directions[:, :dim] * correlation[:dim] ** power).T
+        _set_linear(bridge, weight.float(), bridge[0](features).mean(0))
+
+
+def _inverse_root(x: Tensor, ridge: float) -> Tensor:
+    covariance = x.T @ x / len(x)
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors / (values + ridge * values.mean()).sqrt() @ vectors.T
+
+
+def _set_linear(bridge: nn.Sequential, weight: Tensor, mean: Tensor) -> None:
+    """Make the bridge compute weight @ (x - mean), by as many copies of its paired units as there is room for."""
+    first, last = bridge[1], bridge[-1]
+    copies = first.out_features // (2 * last.out_features)
+    if not copies:
+        raise ValueError(
+            f"recipe: encoder.bridge_hidden {first.out_features}: start.ridge > 0 needs at least twice the embed_dim"
+        )
+    used = copies * 2 * last.out_features
+    signs = weight.new_tensor([1.0, -1.0]).repeat(copies).repeat_interleave(last.out_features)
+    first.weight[:used] = signs[:, None] * weight.repeat(2 * copies, 1)
+    first.bias[:used] = -first.weight[:used] @ mean
+    last.weight.zero_()
+    last.weight[:, :used] = torch.eye(last.out_features).to(weight).repeat(1, 2 * copies) * signs / copies
+    last.bias.zero_()

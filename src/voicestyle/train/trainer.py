@@ -1,0 +1,194 @@
+"""One step of training two towers, and everything that it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from voicestyle.nn.encoder import VoiceFaceEncoder
+from voicestyle.train.batches import Batch, step_seed
+from voicestyle.train.distributed import World
+from voicestyle.train.objective import Objective
+from voicestyle.train.optimizer import lr_of_step, make_optimizer
+from voicestyle.train.precision import Precision
+from voicestyle.train.settings import Settings
+from voicestyle.train.start import canonical_start, seeded, towers_of, train_mode
+from voicestyle.train.supervision import Supervision
+from voicestyle.train.validation import BestWeights
+from voicestyle.train.views import Views, average_windows
+
+PARTS = ("towers", "average", "optimizer", "objective", "scaler", "best")  # what a resumed run restores
+
+
+class Trainer:
+    """Towers, their average, optimizer, memory bank and prototypes; `step` steps done.
+
+    Args:
+        settings: the recipe
+        encoder: as `start.start_encoder` makes it; its towers are trained in place
+        identities: (N,) of the items that batches speak of
+        features: from which the closed-form start is computed, where there is one
+        supervision: unpaired material with its heads
+        world: the processes that train together
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        encoder: VoiceFaceEncoder,
+        identities: Tensor,
+        features: Views | None = None,
+        supervision: Supervision | None = None,
+        world: World | None = None,
+    ) -> None:
+        self.settings, self.encoder, self.world, self.step = settings, encoder, world or World(), 0
+        self.towers = towers_of(encoder, settings).to(self.world.device)
+        if settings.start.ridge and features is not None:
+            voice = average_windows(features.voice.float(), are_features=True)
+            bridges = encoder.voice_bridge, encoder.face_bridge
+            canonical_start(*bridges, voice, features.face.float(), settings.start.ridge, settings.start.power)
+        self.world.broadcast(*self.towers.state_dict().values())
+        self.towers = self.world.synchronize_norms(self.towers)
+        if self.world.device.type == "cuda" or settings.schedule.precision != "float32":
+            # what such kernels are made for; in float32 on CPUs, oneDNN crashes on some shapes
+            self.towers.to(memory_format=torch.channels_last)
+        self.is_local_norm = self.world.world_size > 1 and any(
+            type(m) in (nn.BatchNorm1d, nn.BatchNorm2d) for m in self.towers.modules()
+        )
+        self.average = AveragedModel(
+            self.towers, multi_avg_fn=get_ema_multi_avg_fn(settings.schedule.ema), use_buffers=True
+        ).eval()
+        train_mode(self.towers, settings)
+        self.supervision = supervision
+        self.parameters = [p for p in self.towers.parameters() if p.requires_grad]
+        self.heads = list(supervision.heads.parameters()) if supervision else []
+        self.optimizer = self._optimizer()
+        self.precision = Precision(settings.schedule.precision, self.world.device)
+        self.scaler = self.precision.scaler()
+        self.objective = Objective(
+            settings.objective, identities, settings.encoder.embed_dim, settings.seed, self.world
+        )
+        self.best = BestWeights(settings.validation.patience)
+        if settings.schedule.compile:
+            for tower in self.towers:
+                tower.compile()
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        published: set[int] = set()
+        if self.settings.pretrained and not self.settings.are_features:
+            published = {id(p) for tower in self.towers for p in tower[0].parameters()}
+        networks = [p for p in self.parameters if id(p) not in published]
+        backbones = [p for p in self.parameters if id(p) in published]
+        return make_optimizer(self.settings.schedule, networks, backbones, self.heads, self.settings.supervision.lr)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return lr_of_step(self.settings.schedule, self.step)
+
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of a batch, whose gradient has been followed.
+
+        Every process computes the loss of the whole batch from the embeddings of all. With micro-batches, embeddings
+        are computed twice, first without gradients: negatives are always the whole batch, and memory holds the graph of
+        one micro-batch (Gao et al., 2021, "Scaling deep contrastive learning batch size under memory limited setup").
+        """
+        self.optimizer.zero_grad()
+        rows = batch.rows.to(self.world.device)
+        with self._seeded():
+            embeddings, held = self._embed(batch)
+        leaf = embeddings.detach().requires_grad_()
+        voice_emb, face_emb = self.world.gather(leaf).unbind(1)
+        loss = self.objective.loss(voice_emb, face_emb, rows)
+        self.scaler.scale(loss).backward()
+        with self._seeded():
+            for number, gradient in enumerate(leaf.grad.split(self._chunk(batch))):
+                chunk = held if held is not None else self._embed_chunk(batch, number)
+                chunk.backward(gradient)
+        losses = {"loss": loss.detach()}
+        if self.supervision is not None:
+            with self._seeded(stream=3):
+                supervised = self.supervision.loss(self.towers, self.step)
+            self.scaler.scale(supervised).backward()
+            losses["supervision"] = supervised.detach()
+        self._follow()
+        self.step += 1
+        self.objective.remember(torch.stack([voice_emb, face_emb]).detach(), rows, self.step)
+        return losses
+
+    def _chunk(self, batch: Batch) -> int:
+        return self.settings.schedule.micro_batch or len(batch.voice)
+
+    def _embed(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Unit embeddings (B, 2, D) of this process' share; with their graph, again, where one pass is enough."""
+        count = -(-len(batch.voice) // self._chunk(batch))
+        if count == 1:
+            held = self._embed_chunk(batch, 0)
+            return held, held
+        with torch.no_grad(), _still_statistics(self.towers):
+            return torch.cat([self._embed_chunk(batch, number) for number in range(count)]), None
+
+    def _embed_chunk(self, batch: Batch, number: int) -> Tensor:
+        part = slice(number * self._chunk(batch), (number + 1) * self._chunk(batch))
+        views = (view[part].to(self.world.device, non_blocking=True) for view in (batch.voice, batch.face))
+        with self.precision.autocast():
+            outputs = [tower(view) for tower, view in zip(self.towers, views, strict=True)]
+        return torch.stack([F.normalize(output.float(), dim=1) for output in outputs], 1)
+
+    def _seeded(self, stream: int = 1) -> AbstractContextManager[None]:
+        """Dropout of this step and process: the same whenever it is entered."""
+        seed = step_seed(self.settings.seed, self.step, stream, self.world.rank)
+        return seeded(seed, self.world.device)
+
+    def _follow(self) -> None:
+        """One step of the optimizer along the mean gradient of all processes."""
+        self.world.mean_gradients([*self.parameters, *self.heads])  # an overflow in one process is seen by all
+        self.scaler.unscale_(self.optimizer)
+        if self.settings.schedule.clip_norm:
+            nn.utils.clip_grad_norm_([*self.parameters, *self.heads], self.settings.schedule.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * group["factor"]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.is_local_norm:
+            self.world.broadcast(*self.towers.buffers())
+        self.average.update_parameters(self.towers)
+
+    def averaged(self) -> VoiceFaceEncoder:
+        """The encoder with the averaged weights, the best ones where there was a validation, in evaluation mode."""
+        self.towers.load_state_dict(self.best.weights or self.average.module.state_dict())
+        return self.encoder.eval().requires_grad_(False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later steps depend on."""
+        held = {"step": self.step, **{part: getattr(self, part).state_dict() for part in PARTS}}
+        return held if self.supervision is None else {**held, "heads": self.supervision.heads.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.step = state["step"]
+        for part in PARTS:
+            getattr(self, part).load_state_dict(state[part])
+        if self.supervision is not None:
+            self.supervision.heads.load_state_dict(state["heads"])
+
+
+@contextmanager
+def _still_statistics(towers: nn.ModuleList) -> Iterator[None]:
+    """Keeps running statistics as they are: a batch that is seen twice counts once."""
+    norms = [m for m in towers.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    held = [(m.momentum, m.num_batches_tracked.clone()) for m in norms]
+    for module in norms:
+        module.momentum = 0.0
+    try:
+        yield
+    finally:
+        for module, (momentum, count) in zip(norms, held, strict=True):
+            module.momentum = momentum
+            module.num_batches_tracked.copy_(count)
