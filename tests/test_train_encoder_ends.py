@@ -129,20 +129,21 @@ def test_unpaired_voices_and_faces_teach_sex(frozen, toy, tmp_path):
     told = {"voices": str(tmp_path / "voices.csv"), "faces": str(tmp_path / "faces.csv"), "batch": 8,
             "sex_weight": 1.0, "age_weight": 0.1, "lr": 0.3}  # fmt: skip
     frozen["encoder"]["bridge_dropout"] = 0.0
-    settings = merged(frozen, schedule={"steps": 30, "lr": 0.003}, supervision=told) | {
+    settings = merged(frozen, schedule={"steps": 20, "lr": 0.003}, supervision=told) | {
         "log_every": 1,
         "save_every": 10,
     }
     before = torch.get_rng_state()
-    whole = fit(settings, tmp_path / "run")
+    fit(settings, tmp_path / "run")
     assert torch.equal(before, torch.get_rng_state())
-    assert torch.equal(whole, fit(settings, tmp_path / "again"))
+    short = merged(settings, schedule={"steps": 2})
+    assert torch.equal(fit(short, tmp_path / "short"), fit(short, tmp_path / "again"))
     losses = [json.loads(line)["supervision"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
     state = torch.load(tmp_path / "run" / "state" / "last.pt", weights_only=True)
     assert set(state["heads"]) == {"sex.weight", "sex.bias", "age.weight", "age.bias"}
-    without = merged(settings, supervision={"sex_weight": 0.0, "age_weight": 0.0})
-    assert not torch.equal(whole, fit(without, tmp_path / "without"))
+    without = merged(short, supervision={"sex_weight": 0.0, "age_weight": 0.0})
+    assert not torch.equal(fit(short, tmp_path / "with"), fit(without, tmp_path / "without"))
 
 
 # ------------------------------------------------------------------------------------------------------------- killed
