@@ -12,18 +12,10 @@ from voicestyle.convert import cmpc, ir_se50, stylegan2
 from voicestyle.convert.check import DTYPE, check_encoder, check_generator, check_identity
 from voicestyle.convert.memory import read_catalogue
 from voicestyle.convert.torch_file import sha256
+from voicestyle.download import KNOWN
 
 RELEASE_224 = ("checkpoint_CMPC", "checkpoint_CID")  # names of the files that were trained at 224 px
-_DRIVE = "https://drive.google.com/drive/folders/1U77L9kx95HrpMPBnJGMVb4ShUr3iTR26"
-ADDRESSES = {  # where the authors say their files are
-    "model_best_256.pth.tar": _DRIVE,
-    "frame_memory_best_256.pth.tar": _DRIVE,
-    "training.csv": _DRIVE,
-    "checkpoint_CMPC.pth.tar": "https://github.com/Cocoxili/CMPC/releases/download/v1.0.0/checkpoint_CMPC.pth.tar",
-    "checkpoint_CID.pth.tar": "https://github.com/Cocoxili/CMPC/releases/download/v1.0.0/checkpoint_CID.pth.tar",
-    "550000.pt": "https://github.com/rosinality/stylegan2-pytorch",
-    "model_ir_se50.pth": "https://drive.google.com/file/d/1KW7bjndL3QG3sxBbZxreGHigcCCpsDgn/view",
-}
+ADDRESSES = {file.name: file.address for files in KNOWN.values() for file in files}
 CARD = """# {config.name}
 
 The weights of CMPC (Zhu et al., IJCAI 2022), VoiceStyle (Chen et al., ACM TOMM 2024) and those whom they build on,
