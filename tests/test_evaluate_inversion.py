@@ -242,7 +242,7 @@ def test_the_linear_estimate_starts_nearer_than_the_mean_face(vs: VoiceStyle, ba
 
 def test_the_models_own_inverter_is_a_method(model: Path, base: Targets, latents: Tensor) -> None:
     vs = voicestyle.load(model, device="cpu")
-    object.__setattr__(vs.model, "inverter", lambda target: latents[:5])
+    object.__setattr__(vs.model, "inverter", lambda target: latents[:5])  # as good as an inverter can be
     conditions = study_conditions(vs, base, {}, SETTINGS, vary=["method"])
     assert [c.name for c in conditions][4:] == ["the model's inverter, 0 steps", "the model's inverter, 1 steps"]
     study = study_inversion(vs, [conditions[0], conditions[4]], SETTINGS)
@@ -382,7 +382,7 @@ def test_the_study_is_a_command(run, folder: Path, tmp_path) -> None:
     assert sorted(p.name for p in out.iterdir()) == ["cache", "inversion.json", "inversion.md", "inversion.png"]
     assert (out / "inversion.md").read_text() in result.stdout
     with Image.open(out / "inversion.png") as sheet:
-        assert "AI-generated" in sheet.text
+        assert sheet.text["AI-generated"] == inversion.SHEET_NOTE and sheet.text["model"] == "tiny"
     written = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
     again = run(*command, "--json")
     assert json.loads(again.stdout) == json.loads(written["inversion.json"])

@@ -99,14 +99,14 @@ def inversion(out: Path, as_json: bool, steps: int, lr: float, num_linear: int, 
     Pictures projected into the latent space under several conditions: objective, space, method, quality, resolution,
     and sets of pictures. The sheet shows the given pictures beside their inversions: mind whom you show it to.
     """
-    from voicestyle.evaluate.inversion import StudySettings
+    from voicestyle.evaluate.inversion import SHEET_NOTE, StudySettings
 
     results.check_writable(out)
     vs = load(options)
     settings = StudySettings(steps, lr, options.pop("seed"), num_linear)
     study = _study(vs, out, settings, **options)
     study.write(out)
-    results.save_picture(study.sheet(), out / "inversion.png", vs.metadata())
+    results.save_picture(study.sheet(), out / "inversion.png", {**vs.metadata(), "AI-generated": SHEET_NOTE})
     results.show(study.to_dict(), as_json, lambda _: [(study.to_markdown(),)])
 
 

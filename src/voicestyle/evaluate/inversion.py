@@ -39,6 +39,8 @@ RESOLUTIONS = (2, 4)  # by how much smaller a picture was than what the generato
 TILES = 8  # pictures on the contact sheet
 BATCH = 8  # pictures that are inverted and judged together
 
+SHEET_NOTE = "AI-generated inversions; the rows named 'given' are the pictures that they were made from."
+
 PSNR, LPIPS, FACE_DISTANCE, IDENTITY = "PSNR (dB)", "LPIPS", "face-embedding distance", "identity"
 PSNR_ORIGINAL, IDENTITY_ORIGINAL = "PSNR to original (dB)", "identity to original"
 
