@@ -76,7 +76,7 @@ RUNGS = (
     Rung("ResNet-18 pair, width 32, 64 px, CMPC", SMALL,
          ('encoder.voice_backbone="resnet18"', 'encoder.face_backbone="resnet18"', "encoder.backbone_width=32",
           "encoder.embed_dim=256"), "trained"),
-    Rung("ResNet-34 pair, 112 px, CMPC (the paper's networks)", LARGE, (), "paper"),
+    Rung("ResNet-34 pair, 64 px, CMPC (the paper's networks)", LARGE, (), "paper"),
 )  # fmt: skip
 
 

@@ -14,17 +14,18 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 import voicestyle
+from voicestyle.cache import kept
 from voicestyle.config import to_dict
 from voicestyle.data.manifest import Item, Manifest
-from voicestyle.data.pictures import frontal_picture, wild_picture
+from voicestyle.data.pictures import canonical_picture
 from voicestyle.evaluate.generation import Faces, sex_agreement, style_matching
 from voicestyle.evaluate.judge import Judge
 from voicestyle.evaluate.report import Report
@@ -44,18 +45,17 @@ def drawn(manifest: Manifest, num: int, seed: int) -> list[Item]:
     return [items[i] for i in sorted(chosen)]
 
 
-def latents(vs: voicestyle.VoiceStyle, item: Item, seed: int, cache: Path) -> dict[str, Tensor]:
-    """The voice embedding (1,D), and the latents (1,w_dim) of the steps that depend on it."""
-    held = [vs.model.encoder_fingerprint, vs.model.generator_fingerprint, to_dict(vs.config.guidance), seed]
+def generated(vs: voicestyle.VoiceStyle, item: Item, settings: dict[str, Any], cache: Path) -> dict[str, Tensor]:
+    """The voice embedding (1,D) of an item, and the latents (F,w_dim) that `generate` makes: made once, and kept."""
+    guidance = settings.get("guidance", vs.config.guidance)
+    held = [vs.model.encoder_fingerprint, vs.model.generator_fingerprint, {**settings, "guidance": to_dict(guidance)}]
     told = json.dumps(held).encode() + vs.bank.latents.numpy().tobytes() + item.voice.read_bytes()
-    path = cache / f"{hashlib.sha256(told).hexdigest()[:32]}.safetensors"
-    if not path.is_file():
-        made = vs.generate(item.voice, seed=seed)
-        found = {"voice_emb": made.voice_emb, MEAN: made.w_init, GUIDED: made.w}
-        cache.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.cpu().contiguous() for name, value in found.items()}, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
-    return load_file(path)
+
+    def make() -> dict[str, Tensor]:
+        made = vs.generate(item.voice, **settings)
+        return {"voice_emb": made.voice_emb, MEAN: made.w_init, GUIDED: made.w}
+
+    return kept(cache / f"{hashlib.sha256(told).hexdigest()[:32]}.safetensors", make)
 
 
 @torch.no_grad()
@@ -103,12 +103,12 @@ def main() -> None:
     arguments = parser.parse_args()
     vs, judge = voicestyle.load(arguments.model, arguments.device), Judge()
     items = drawn(Manifest.read(arguments.manifest).split(arguments.split), arguments.num_voices, arguments.seed)
-    found = [latents(vs, item, arguments.seed, arguments.out / "cache") for item in tqdm(items, desc="voices")]
+    settings = {"seed": arguments.seed}
+    found = [generated(vs, item, settings, arguments.out / "cache") for item in tqdm(items, desc="voices")]
     w = {step: torch.cat([f[step] for f in found]) for step in (MEAN, GUIDED)}
     w = {RANDOM: random_latents(vs.generator, len(items), arguments.seed).cpu(), **w}
     voices = torch.cat([f["voice_emb"] for f in found])
-    pictures = [wild_picture(item) if item.frontal is None else frontal_picture(item) for item in items]
-    real = Faces(torch.cat([seen(vs, picture).emb for picture in pictures]))  # one by one: sizes differ
+    real = Faces(torch.cat([seen(vs, canonical_picture(item)).emb for item in items]))  # one by one: sizes differ
     lines, rows = [], []
     for step, latent in w.items():
         images = vs.synthesize(latent).cpu()

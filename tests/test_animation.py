@@ -53,6 +53,12 @@ def test_a_video_holds_its_frames_and_says_what_it_is(frames: torch.Tensor, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["way.mp4"]
 
 
+def test_a_text_that_begins_with_its_keyword_is_not_doubled(frames: torch.Tensor, tmp_path: Path) -> None:
+    save_animation(frames, tmp_path / "way.gif", {"AI-generated": "AI-generated: nobody", "seed": "1"})
+    with Image.open(tmp_path / "way.gif") as gif:
+        assert gif.info["comment"] == b"AI-generated: nobody; seed: 1"
+
+
 def test_without_h264_a_video_is_written_all_the_same(frames: torch.Tensor, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264"})
     save_animation(frames, tmp_path / "way.mp4")

@@ -14,7 +14,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "voicestyle"
 
 FLOORS = [
     ["config"],
-    ["audio", "image", "animation", "nn.ops"],
+    ["audio", "image", "animation", "cache", "nn.ops"],
     ["nn"],
     ["latent", "losses", "clustering", "metrics"],
     ["inversion", "guidance", "sampling", "prototypes", "checkpoint", "data", "download"],
@@ -23,6 +23,7 @@ FLOORS = [
 ]
 SIBLINGS = {  # who may import on its own floor, and from whom
     "animation": {"image"}, "nn": {"nn"}, "data": {"data"}, "convert": {"convert"}, "checkpoint": {"prototypes"},
+    "inversion": {"sampling"},
     "pipeline": {"convert", "generation"}, "generation": {"pipeline"},
     "train": {"train", "convert"}, "evaluate": {"evaluate", "pipeline", "plots"}, "plots": {"plots", "pipeline"},
     "cmpc2": {"convert"}, "cli": {"cli"}, "__main__": {"cli"},

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -285,11 +286,25 @@ def test_models_are_listed_and_described(run, model: Path) -> None:
     assert run("models", "info", "nonsense", given=False).exit_code == 1
 
 
+def test_warnings_are_one_line_without_code(run, tmp_path, monkeypatch) -> None:
+    def load(*_: object, **__: object) -> None:
+        warnings.warn("two of nine were left out", stacklevel=1)
+        raise ValueError("and then it failed")
+
+    monkeypatch.setattr("voicestyle.pipeline.load", load)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        result = run("plot", "interpolations", "-o", tmp_path / "a.png")
+    assert result.stderr == "Warning: two of nine were left out\nError: and then it failed\n"
+
+
 def test_a_dry_run_prints_the_resolved_recipe(run, tmp_path) -> None:
-    (tmp_path / "r.toml").write_text("seed = 0\n[schedule]\nlr = 0.1\n")
-    command = ["train", "encoder", tmp_path / "r.toml", "-o", tmp_path / "run", "--set", "schedule.lr=0.5", "--dry-run"]
-    result = run(*command, given=False)
-    assert result.exit_code == 0 and "lr = 0.5" in result.stdout and not (tmp_path / "run").exists()
+    recipe = Path(__file__).parents[1] / "recipes" / "toy_encoder.toml"
+    command = ["train", "encoder", recipe, "-o", tmp_path / "run", "--dry-run", "--set"]
+    result = run(*command, "schedule.clip_norm=0.5", given=False)  # which the recipe leaves out
+    assert result.exit_code == 0 and "clip_norm = 0.5" in result.stdout and not (tmp_path / "run").exists()
+    result = run(*command, "schedule.batch=1", given=False)
+    assert result.exit_code == 1 and "expected a batch of 2 or more" in result.stderr
     result = run("train", "encoder", tmp_path / "missing.toml", "-o", tmp_path / "run", given=False)
     assert result.exit_code == 1 and "no such recipe" in result.stderr
 

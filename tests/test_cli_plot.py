@@ -17,7 +17,7 @@ from voicestyle.cli.plot import space
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.plots import COLORS
 
-COMMANDS = ("training", "space", "similarities", "prototypes")
+COMMANDS = ("training", "space", "similarities", "prototypes", "interpolations")
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +116,12 @@ def test_prototypes_take_as_many_sheets_as_they_need(model, tmp_path) -> None:
     result = run("prototypes", "-o", tmp_path / "folder", "--num-members", 1, "--per-page", 4, *model)
     assert result.stdout.split() == [str(tmp_path / "folder" / f"prototypes-{page}.png") for page in (1, 2)]
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+
+
+def test_interpolations_draw_the_ways_that_the_seed_says(model, tmp_path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        path = tmp_path / f"{name}.png"
+        result = run("interpolations", "-o", path, "--num", 2, "--steps", 3, "--seed", seed, *model)
+        assert result.stdout.split() == [str(path)]
+    a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
+    assert a == b != c

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from test_train_encoder import RESNET_READERS, frozen_recipe, toy  # noqa: F401, the fixture
+from test_train_encoder import RECIPES, RESNET_READERS, frozen_recipe, toy  # noqa: F401, the fixture
 from voicestyle.train import start
 from voicestyle.train.distributed import World, connect
 from voicestyle.train.encoder import train_encoder
 from voicestyle.train.recipe import dump_recipe, load_recipe
+from voicestyle.train.settings import defaults
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 TESTS = Path(__file__).resolve().parent
@@ -207,6 +208,24 @@ def test_two_processes_train_as_one(job):
     assert len(logs[0]) > 9
     assert_close(*([json.loads(line) for line in lines] for lines in logs))
     assert json.loads((job / "two" / "run.json").read_text())["num_processes"] == 2
+
+
+def test_two_processes_share_the_statistics_of_batch_normalization(toy, tmp_path):
+    places = [f"manifest={toy / 'toy.csv'}", f"cache={tmp_path / 'cache'}"]
+    changes = ["schedule.steps=3", "schedule.lr=1e-4", "encoder.bridge_dropout=0", "objective.prototypes=[]"]
+    settings = load_recipe(RECIPES / "toy_encoder.toml", [*places, *changes], defaults())
+    (tmp_path / "train.py").write_text(textwrap.dedent(TRAIN))
+    (tmp_path / "recipe.toml").write_text(dump_recipe(settings))
+    train_encoder(settings, tmp_path / "one", progress=False, device="cpu")
+    run = torchrun(*arguments(tmp_path, "two"))
+    assert run.returncode == 0, run.stderr
+    one, two = ((tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("one", "two"))
+    assert_close(*([json.loads(line) for line in lines] for lines in (one, two)), rtol=1e-3, atol=1e-4)
+    one, two = (state["towers"] for state in states(tmp_path, "one", "two"))
+    statistics = [
+        name for name in one if name.rsplit(".")[-1] in ("running_mean", "running_var", "num_batches_tracked")
+    ]
+    assert_close(*({name: held[name] for name in statistics} for held in (one, two)), rtol=1e-3, atol=1e-4)
 
 
 def test_a_lost_process_ends_the_job_which_resumes(job, monkeypatch):

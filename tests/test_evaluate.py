@@ -289,7 +289,7 @@ def test_a_report_says_everything():
     text = str(replace(report, num_left_out=3, num_unlabeled=4, trials="wav_20k.csv"))
     for part in (
         "retrieval, voice to face (any): mAP", f"chance {report.chance:.3f}", "15 trials", "8 identities", "seed 7",
-        "3 trials left out", "4 items without a label", "wav_20k.csv",
+        "3 trials left out", "4 items left out (no label, or too few share it)", "wav_20k.csv",
     ):  # fmt: skip
         assert part in text
     assert Report(**report.to_dict()) == report

@@ -121,6 +121,21 @@ def test_files_that_are_missing_are_told_of_and_their_trials_counted(vs, voxcele
         assert "1 recordings or pictures could not be used" in "\n".join(evaluation.header())
 
 
+def test_pictures_that_stand_in_for_others_are_named() -> None:
+    def named(num_frontal: int, faces: str = "frontal") -> str:
+        items = tuple(
+            Item(
+                f"{i}", "val", f"p{i}", voice=Path("v.wav"), face=Path("f.jpg"), frontal=Path("f.png") if full else None
+            )
+            for i, full in enumerate([True] * num_frontal + [False] * (4 - num_frontal))
+        )
+        return manifest_protocol(Manifest(items), "retrieval", faces=faces).pictures
+
+    assert named(4) == "frontal renderings"
+    assert named(0) == named(4, "wild") == "frames in the wild, aligned"
+    assert named(3) == "frontal renderings, and frames in the wild, aligned, for 1 of 4 items"
+
+
 def test_folders_that_are_missing_are_an_error(voxceleb: Path, tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="no such folder"):
         published_protocol([voxceleb / "lists"], "matching", tmp_path / "none", voxceleb / "faces")

@@ -7,7 +7,6 @@ import shutil
 import sys
 import types
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch import Tensor
 
 import voicestyle
 from tiny import VOICE, save_tiny
+from voicestyle import inversion
 from voicestyle.checkpoint import load_model, save_model
 from voicestyle.data.frontal import (
     CLIP_HUB,
@@ -35,7 +35,6 @@ from voicestyle.image import load_image
 from voicestyle.inversion import LinearInverter
 from voicestyle.prototypes import PrototypeBank
 from voicestyle.train import members as building
-from voicestyle.train import prototypes as projecting
 from voicestyle.train.members import build_members, find_members
 
 
@@ -250,13 +249,13 @@ def test_members_get_the_face_and_the_latent_of_their_frontal_picture(built, con
 def test_without_frontal_pictures_the_frames_are_projected(
     converted: Path, folders, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(projecting, "LinearInverter", partial(LinearInverter, num_samples=100))
+    monkeypatch.setattr(LinearInverter, "NUM_SAMPLES", 100)
     model = load_model(converted)
     found = find_members(model.bank, folders[0], limit=5)
     bank = build_members(model, found, tmp_path / "bank.safetensors", start="linear", steps=0)
     for row, frame in enumerate(found.frames):
         assert torch.allclose(bank.member_emb[row], model.encoder.encode_face(load_square(frame))[0], atol=1e-5)
-    estimate = LinearInverter(model.generator, num_samples=100)
+    estimate = LinearInverter.learn(model.generator)
     images = torch.cat([load_square(frame, 32) for frame in found.frames])
     assert torch.allclose(bank.member_w, estimate(images), atol=1e-5)
     assert torch.equal(PrototypeBank.load(tmp_path / "bank.safetensors").member_w, bank.member_w)
@@ -290,6 +289,42 @@ def test_a_build_that_was_stopped_goes_on(built, converted: Path, folders, tmp_p
     again = build_members(model, found, tmp_path / "model", **SETTINGS)
     assert len(calls) == 7 - 3
     assert torch.equal(again.member_w, built[1].member_w) and torch.equal(again.member_emb, built[1].member_emb)
+
+
+@pytest.mark.parametrize("stop", ["while it learns", "while it projects"])
+def test_a_build_from_a_linear_estimate_that_was_stopped_goes_on(
+    converted: Path, folders, tmp_path: Path, monkeypatch, stop: str
+) -> None:
+    monkeypatch.setattr(LinearInverter, "NUM_SAMPLES", 120)
+    model = load_model(converted)
+    found = find_members(model.bank, *folders, limit=6)
+    settings = {"start": "linear", "steps": 0, "batch": 2}
+    whole = build_members(model, found, tmp_path / "whole.safetensors", **settings)
+    calls = {"learn": 0, "project": 0}
+    drawn, project = inversion.mean_latents, building.Projector._project
+
+    def draws(*arguments: object) -> Tensor:
+        calls["learn"] += 1
+        if stop == "while it learns" and calls["learn"] == 2:
+            raise KeyboardInterrupt
+        return drawn(*arguments)
+
+    def projects(*arguments: object) -> dict[str, Tensor]:
+        calls["project"] += 1
+        if stop == "while it projects" and calls["project"] == 2:
+            raise KeyboardInterrupt
+        return project(*arguments)
+
+    monkeypatch.setattr(inversion, "mean_latents", draws)
+    monkeypatch.setattr(building.Projector, "_project", projects)
+    out = tmp_path / "bank.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        build_members(model, found, out, **settings)
+    assert not out.exists()
+    again = build_members(model, found, out, **settings)
+    assert torch.equal(again.member_w, whole.member_w) and not out.with_name(f"{out.name}.part").exists()
+    # 120 samples are drawn in three parts: what was learnt is not learnt again, and no batch is projected again
+    assert calls == ({"learn": 5, "project": 4} if stop == "while it learns" else {"learn": 3, "project": 4})
 
 
 def test_other_pictures_or_settings_are_done_anew(converted: Path, folders, tmp_path: Path) -> None:

@@ -359,11 +359,22 @@ def test_contact_sheet_shows_every_tile_on_white() -> None:
     assert 0.4 * 64**2 < (sheet == 0).all(2).sum() < 0.5 * 64**2  # fitted, not stretched
 
 
-def test_contact_sheet_grows_with_its_rows_and_titles_are_shortened() -> None:
-    rows = [("A very long title " * 20, [(None, "a caption far wider than its tile")])]
+def test_contact_sheet_grows_with_its_rows() -> None:
+    rows = [("A title", [(None, "a caption far wider than its tile")])]
     one, three = contact_sheet(rows, tile=48), contact_sheet(rows * 3, tile=48)
     assert one.width == three.width < 200 and 2 * one.height < three.height < 3 * one.height
     assert (np.asarray(one)[:, -5:] == 255).all()
+
+
+def test_titles_are_broken_into_lines_and_take_no_room_where_there_are_none() -> None:
+    def sheet(title: str) -> np.ndarray:
+        return np.asarray(contact_sheet([(title, [(None, "")])], tile=48))
+
+    none, one, two, endless = map(sheet, ("", "A title", "A title that takes two lines", "W" * 200))
+    line = one.shape[0] - none.shape[0]
+    assert line > 0 and two.shape[0] == none.shape[0] + 2 * line and endless.shape == one.shape
+    assert (endless[:, -5:] == 255).all()
+    assert (two[12 + line : 12 + 2 * line] < 128).any()  # the second line is written
 
 
 def test_captions_outside_of_the_font_are_folded() -> None:

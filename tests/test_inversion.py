@@ -141,7 +141,7 @@ def test_unfit_starts_are_errors(generator: Generator, images: Tensor) -> None:
 
 
 def test_the_linear_estimate_is_a_better_start_than_the_mean(generator: Generator, images: Tensor) -> None:
-    inverter = LinearInverter(generator, num_samples=400)
+    inverter = LinearInverter.learn(generator, 400)
     estimate = inverter(images)
     assert estimate.shape == (3, generator.config.w_dim) and estimate.dtype == images.dtype
     objective = ReconstructionObjective(images)
@@ -149,4 +149,4 @@ def test_the_linear_estimate_is_a_better_start_than_the_mean(generator: Generato
         from_mean = objective(generator.synthesis(generator.w_avg.expand(3, -1)), None)
         from_estimate = objective(generator.synthesis(estimate), None)
     assert from_estimate.mean() < 0.7 * from_mean.mean()
-    assert torch.equal(estimate, LinearInverter(generator, num_samples=400)(images))
+    assert torch.equal(estimate, LinearInverter.learn(generator, 400)(images))

@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,6 +24,7 @@ from voicestyle.plots import (
     FORMATS,
     association,
     cmc_plot,
+    interpolation_sheet,
     labels_of,
     prototype_sheet,
     roc_plot,
@@ -205,6 +207,33 @@ def test_several_runs_have_a_color_each_and_names_that_tell_them_apart(tmp_path)
     save_figure(figure, tmp_path / "curves.png")
 
 
+def test_the_best_auc_has_a_ring_and_what_never_was_is_not_drawn(tmp_path) -> None:
+    aucs = [0.6, 0.8, 0.7]
+    rows = [
+        {"step": i, "loss": 1.0, "auc": auc, "best_auc": max(aucs[: i + 1]), "clusters": 0}
+        for i, auc in enumerate(aucs)
+    ]
+    loss, auc = training_curves([write_log(tmp_path / "run", rows)]).axes
+    assert lines(auc)[0] == [[0, 0.6], [1, 0.8], [2, 0.7]] and len(lines(auc)) == 2  # and chance
+    (ring,) = auc.collections
+    assert ring.get_offsets().tolist() == [[1, 0.8]]
+    assert "0.800" in [text.get_text() for text in auc.texts]
+
+
+def test_titles_and_legends_stay_inside_of_the_figure() -> None:
+    scores, labels = scores_and_labels(9000)
+    strata = ("random_val", "G_val", "N_val", "GN_val")
+    groups = {"same person": scores[labels], "other people": scores[~labels]}
+    for figure in (
+        roc_plot({name: (scores, labels) for name in strata}),
+        similarity_histogram(groups, "Similarity, matching 1:10, voice to face, same gender and nationality"),
+    ):
+        figure.canvas.draw()
+        drawn = [*figure.axes[0].get_legend().get_texts(), figure._suptitle]
+        assert max(text.get_window_extent().x1 for text in drawn) <= figure.bbox.x1
+        assert max(text.get_window_extent().y1 for text in drawn) <= figure.bbox.y1
+
+
 def test_names_at_the_ends_of_lines_keep_apart(tmp_path) -> None:
     row = {f"loss_{i}": 1 + 1e-3 * i for i in range(4)}
     figure = training_curves([write_log(tmp_path / "run", [{"step": 1, **row}, {"step": 2, **row}])])
@@ -336,6 +365,22 @@ def test_a_prototype_sheet_is_a_picture_and_refuses_prototypes_that_are_not_ther
     for prototypes in ([6], [-1], []):
         with pytest.raises(ValueError, match="the bank has 0 to 5|no rows"):
             prototype_sheet(vs, prototypes)
+
+
+def test_an_interpolation_goes_straight_from_one_mean_to_another(vs, monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr("voicestyle.image.contact_sheet", lambda rows, tile: seen.extend(rows))
+    interpolation_sheet(vs, [(4, 1), (0, 2)], num_steps=3)
+    assert [title for title, _ in seen] == ["prototype 4 to prototype 1", "prototype 0 to prototype 2"]
+    a, b = (vs.bank.member_w[vs.bank.assignments == prototype].mean(0) for prototype in (4, 1))
+    expected = vs.synthesize(torch.stack([a, (a + b) / 2, b]))
+    assert torch.allclose(torch.stack([image for image, _ in seen[0][1]]), expected, atol=1e-5)
+
+
+def test_an_interpolation_needs_two_steps_and_prototypes_that_are_there(vs) -> None:
+    for pairs, steps, message in (([(0, 1)], 1, "2 or more"), ([(0, 6)], 3, "0 to 5"), ([], 3, "no rows")):
+        with pytest.raises(ValueError, match=message):
+            interpolation_sheet(vs, pairs, steps)
 
 
 # ---------------------------------------------------------------------------------------------------------------- files

@@ -20,12 +20,25 @@ def test_recipes_are_overridden_by_what_they_state(tmp_path):
     found = load_recipe(path, ["a.lr=1", "a.b.on=false", "name=3/4", "a.ks=[2]"])
     assert found == {"seed": 1, "name": "3/4", "a": {"lr": 1.0, "ks": [2], "b": {"on": False}}}
     bad = {
-        "a.lrr=1": "no setting 'a.lrr'; it has .*'a.ks'", "a=1": "no setting 'a'", "x": "expected name=value",
+        "a.lrr=1": "no setting 'a.lrr'; did you mean 'a.lr'", "x": "expected name=value",
+        "a=1": "no setting 'a'; it has .*'a.ks'",
         "a.lr=fast": "got str, expected float", "seed=true": "got bool, expected int",
     }  # fmt: skip
     for override, message in bad.items():
         with pytest.raises(ValueError, match=message):
             load_recipe(path, [override])
+
+
+def test_what_a_recipe_leaves_out_can_be_set_too(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text("seed = 1\n[a]\nlr = 0.1\n")
+    defaults = {"on": False, "a": {"lr": 9.0, "clip": 0.0}, "b": {"c": {"ks": [1]}}}
+    assert load_recipe(path, (), defaults) == load_recipe(path)
+    found = load_recipe(path, ["on=true", "a.clip=1", "b.c.ks=[2, 3]"], defaults)
+    assert found == {"seed": 1, "on": True, "a": {"lr": 0.1, "clip": 1.0}, "b": {"c": {"ks": [2, 3]}}}
+    for override, message in {"a.clip=hi": "got str, expected float", "b.c=1": "no setting 'b.c'"}.items():
+        with pytest.raises(ValueError, match=message):
+            load_recipe(path, [override], defaults)
 
 
 def test_recipes_that_are_none(tmp_path):
@@ -46,6 +59,20 @@ def test_a_recipe_is_written_as_it_is_read(tmp_path):
     }
     (tmp_path / "r.toml").write_text(dump_recipe(held), encoding="utf-8")
     assert load_recipe(tmp_path / "r.toml") == held
+
+
+def test_a_run_that_fails_before_it_has_made_anything_leaves_its_folder_free(tmp_path):
+    def fail(after):
+        with pytest.raises(ValueError, match="no such thing"), Run.start(tmp_path / "run", {"seed": 1}) as run:
+            after(run)
+            raise ValueError("no such thing")
+
+    fail(lambda run: None)
+    assert not list((tmp_path / "run").iterdir())
+    fail(lambda run: run.log(1, loss=2.0))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"log.jsonl", "recipe.toml", "run.json", "state"}
+    with pytest.raises(ValueError, match="not empty"):
+        Run.start(tmp_path / "run", {"seed": 1})
 
 
 def test_run_folders_are_not_overwritten_or_mixed(tmp_path):

@@ -80,15 +80,24 @@ def test_the_same_seed_gives_the_same_start_and_diversity_scales_it() -> None:
     assert torch.equal(start(1, 0.0), torch.full((6,), 2.0))
 
 
-def test_of_several_candidates_the_best_fit_is_taken() -> None:
+@pytest.mark.parametrize(
+    ("similarities", "taken"),
+    [
+        ([0.7, 0.1, 0.56, 0.9], 1),  # the first that fits, not the best
+        ([0.7, 0.6, 0.9, 0.9], 0),
+        ([0.7, 0.1, 0.3, 0.2], 1),  # none fits
+    ],
+)
+def test_of_several_candidates_the_first_that_fits_is_taken(similarities: list[float], taken: int) -> None:
     seen = []
 
     def fit(w: torch.Tensor) -> torch.Tensor:
         seen.append(w)
-        return w[:, 0]
+        return torch.tensor(similarities)
 
-    found = start(1, fit=fit)
-    assert len(seen[0]) == 8 and torch.equal(found, seen[0][seen[0][:, 0].argmax()])
+    found = start(1, fit=fit, num_candidates=3)
+    assert len(seen[0]) == 4 and torch.equal(seen[0][0], torch.full((6,), 2.0))
+    assert torch.equal(found, seen[0][1 + taken])
 
 
 def test_deviations_have_the_covariance_of_what_is_undetermined() -> None:

@@ -220,7 +220,10 @@ def test_canonical_start_needs_room():
         ("start.ridge=1", "need frozen backbones"),
         ("views.windows_per_view=2", "need frozen backbones"),
         ("encoder.voice_backbone=vgg", "voice_backbone: got 'vgg'"),
-        ("objective.prototypes=[99]", "k = 99 for 12 embeddings"),
+        ("objective.prototypes=[99]", "99 prototypes for 12 pairs"),
+        ("objective.prototypes=[2.5]", "prototypes: got .2.5., expected whole numbers"),
+        ("objective.temperature=0", "temperature: got 0, expected a number above 0"),
+        ("log_every=0", "log_every: got 0, expected a whole number of 1 or more"),
     ],
 )
 def test_settings_that_do_not_fit(toy, tmp_path, override, message):

@@ -245,11 +245,28 @@ def test_growing_a_discriminator_keeps_the_lower_blocks() -> None:
         ({"stages": {"a": {"size": 32, "steps": 1, "lr": 1.0, "faces": 2, "identity": 1.0}}}, r"section \[identity\]"),
         ({"data": {"manifest": "a", "folder": "b"}}, "give one of manifest, folder and shards"),
         ({"suprise": 1}, r"unknown settings \['suprise'\]"),
+        ({"log_every": 0}, "log_every: got 0"),
+        ({"save_every": -1}, "save_every: got -1"),
+        ({"ema_pictures": 0}, "ema_pictures: got 0"),
+        ({"stages": {}}, r"\[stages\]: got none"),
+        ({"stages": {"a": {"size": 48, "steps": 1, "lr": 1.0, "faces": 2}}}, r"\[stages.a\]: size 48: expected one of"),
+        ({"stages": {"a": {"size": 1024, "steps": 1, "lr": 1.0, "faces": 2}}}, "no more than that of"),
+        ({"stages": {"a": {"size": 32, "steps": 0, "lr": 1.0, "faces": 2}}}, "steps, accumulate and path_every are 1"),
+        ({"stages": {"a": {"size": 32, "steps": 1, "lr": 1.0, "faces": -2}}}, "samples 0 or more"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train_generator({**RECIPE, **change}, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_path_leaves_no_run_folder_behind(tmp_path: Path) -> None:
+    recipe = {name: value for name, value in RECIPE.items() if name != "codes"}
+    recipe |= {"data": {"folder": str(tmp_path / "nowhere")}}
+    recipe |= {"stages": {"a": {"size": 32, "steps": 1, "lr": 1.0, "samples": 2, "adversarial": 1.0}}}
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        train_generator(recipe, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 

@@ -118,6 +118,28 @@ def test_left_out_pictures_are_not_trained_on(recipe: dict) -> None:
             assert (trained - mine).abs().amax((1, 2, 3)).min() > 0.01
 
 
+def test_the_ridge_that_draws_the_left_out_pictures_best_is_taken(recipe: dict) -> None:
+    model = load_model(recipe["model"])
+
+    def start(*ridge: float) -> training.InverterTrainer:
+        return training.InverterTrainer(
+            read_settings(recipe | {"samples": recipe["samples"] | {"ridge": list(ridge)}}), model
+        )
+
+    alone = {ridge: start(ridge) for ridge in (1e3, 0.1, 1e2)}
+    scores = {ridge: trainer.score(trainer.inverter) for ridge, trainer in alone.items()}
+    assert max(scores, key=scores.get) == 0.1
+    together = start(*scores)
+    assert together.validate() == pytest.approx(scores[0.1], abs=1e-4)  # the average starts there too
+    assert torch.equal(together.inverter.linear.weight, alone[0.1].inverter.linear.weight)
+
+
+def test_a_wrong_path_leaves_no_run_folder_behind(recipe: dict, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        train_inverter(recipe | {"data": {"folder": str(tmp_path / "nowhere")}}, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -130,6 +152,12 @@ def test_left_out_pictures_are_not_trained_on(recipe: dict) -> None:
         ({"num_validation": 0}, "num_validation: got 0"),
         ({"ema_pictures": None}, r"missing \['ema_pictures'\]"),
         ({"extra": 1}, r"unknown settings \['extra'\]"),
+        ({"log_every": 0}, "log_every: got 0"),
+        ({"samples": {"num": 0}}, r"\[samples\]: num: got 0"),
+        ({"samples": {"ridge": 0.1}}, r"ridge: got 0\.1, expected a list of numbers"),
+        ({"samples": {"ridge": ["a"]}}, r"ridge: got \['a'\], expected a list of numbers"),
+        ({"samples": {"ridge": []}}, r"ridge \[\]: expected one or more"),
+        ({"samples": {"ridge": [0.1, 0.0]}}, r"ridge \[0\.1, 0\.0\]: expected one or more numbers above 0"),
     ],
 )
 def test_recipes_that_do_not_fit_are_refused(recipe: dict, change: dict, message: str) -> None:

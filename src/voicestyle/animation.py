@@ -37,7 +37,8 @@ def save_animation(
     height, width = frames.shape[2:]
     if path.suffix.lower() == ".mp4" and (width % 2 or height % 2):
         raise ValueError(f"{path}: {width} x {height} px, expected even numbers; write a .gif")
-    comment = "; ".join(f"{keyword}: {text}" for keyword, text in (metadata or {}).items())
+    lines = {keyword: text.removeprefix(f"{keyword}: ") for keyword, text in (metadata or {}).items()}
+    comment = "; ".join(f"{keyword}: {text}" for keyword, text in lines.items())
     beside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         write(to_pil(frames), beside, comment, fps)

@@ -383,7 +383,7 @@ def _check_length(name: str, speech_s: float, recorded_s: float, needed_s: float
     if speech_s >= needed_s:
         return
     speech, recorded = (f"{math.floor(10 * s) / 10:.1f} s" for s in (speech_s, recorded_s))  # 0.96 is not 1.0
-    advice = "give a longer recording" if recorded_s < needed_s else "try --no-vad"
+    advice = "give a longer recording" if recorded_s < needed_s else "try without silence removal (--no-vad)"
     found = f"{recorded} recorded"
     if vad:
         found = f"{speech} of speech left after silence removal" if speech_s else "no speech found"

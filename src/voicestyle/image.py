@@ -210,22 +210,27 @@ class _Sheet:
     def draw(self, rows: Sequence[tuple[str, Sequence[tuple[Tensor | None, str]]]]) -> Image.Image:
         num_columns = max(2, *(len(tiles) for _, tiles in rows))  # two at least, so that titles have room
         inner = num_columns * (self.tile + self.gap) - self.gap
-        heights = [self._row_height(tiles) for _, tiles in rows]
+        titles = [_wrap(title, self.title_font, inner) for title, _ in rows]
+        heights = [
+            len(lines) * self.title_height + self._tiles_height(tiles)
+            for lines, (_, tiles) in zip(titles, rows, strict=True)
+        ]
         size = (inner + 2 * self.margin, sum(heights) + self.margin * (len(rows) + 1))
         sheet = Image.new("RGB", size, WHITE)
         draw = ImageDraw.Draw(sheet)
         top = self.margin
-        for (title, tiles), height in zip(rows, heights, strict=True):
-            draw.text((self.margin, top), _fit_text(title, self.title_font, inner), self.ink, self.title_font)
+        for lines, (_, tiles), height in zip(titles, rows, heights, strict=True):
+            for i, line in enumerate(lines):
+                draw.text((self.margin, top + i * self.title_height), line, self.ink, self.title_font)
             for column, (image, caption) in enumerate(tiles):
-                corner = (self.margin + column * (self.tile + self.gap), top + self.title_height)
-                self._draw_tile(sheet, draw, corner, image, caption)
+                left = self.margin + column * (self.tile + self.gap)
+                self._draw_tile(sheet, draw, (left, top + len(lines) * self.title_height), image, caption)
             top += height + self.margin
         return sheet
 
-    def _row_height(self, tiles: Sequence[tuple[Tensor | None, str]]) -> int:
+    def _tiles_height(self, tiles: Sequence[tuple[Tensor | None, str]]) -> int:
         num_lines = max((len(caption.splitlines()) for _, caption in tiles), default=0)
-        return self.title_height + self.tile + self.gap // 2 + num_lines * self.line_height
+        return self.tile + self.gap // 2 + num_lines * self.line_height
 
     def _draw_tile(
         self, sheet: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int], image: Tensor | None, caption: str
@@ -249,16 +254,33 @@ class _Sheet:
         return large.resize((self.tile, self.tile), Image.Resampling.LANCZOS)
 
 
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """The text in lines of at most `width` pixels, none where it is empty."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(_ascii(longer)) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return [_fit_text(line, font, width) for line in lines]
+
+
 def _fit_text(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """The text in ASCII, or as much of it as fits into `width` pixels with an ellipsis."""
-    text = text.replace("–", "-").replace("—", "-")
-    text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    text = text.encode("ascii", "replace").decode()  # the built-in font has no other letters
+    text = _ascii(text)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text.rstrip() + "…"
+
+
+def _ascii(text: str) -> str:
+    """The text in the letters that the built-in font has."""
+    text = text.replace("–", "-").replace("—", "-")
+    text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return text.encode("ascii", "replace").decode()
 
 
 def _to_rgb(pil: Image.Image) -> Image.Image:

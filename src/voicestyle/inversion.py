@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from voicestyle.cache import kept
 from voicestyle.latent import LatentResult, optimize_latent
+from voicestyle.nn.inverter import ridge_regression
+from voicestyle.sampling import mean_latents
+
+Start = Literal["w_avg", "linear", "inverter"]  # the mean latent, or an estimate: linear, or by the model's inverter
 
 NUM_SCALES = 4  # full size down to an eighth: coarse scales place the face, the finest draws it
 PERCEPTUAL_SIZE = 256  # pixels: larger pictures are averaged down for LPIPS (StyleGAN2, appendix D)
@@ -95,41 +102,72 @@ def identity_features(encoder: nn.Module, identity: nn.Module | None) -> Callabl
 class LinearInverter:
     """A one-shot estimate of latents: ridge regression from small pictures to w, learnt from the generator's samples.
 
-    It knows nothing but the generator and takes seconds to fit. Its estimate is a start that saves most of the steps
-    that a projection from w_avg takes.
+    It knows nothing but the generator. Its estimate is a start that saves most of the steps that a projection from
+    w_avg takes.
     """
 
     SIZE = 32  # pixels: what a linear map can use of a picture
+    NUM_SAMPLES = 4000
     MEAN_OF = 8  # latents of samples are means of up to this many, for pictures lie nearer to w_avg than samples do
+    DRAWN = 50  # samples together; those of a seed depend on it
     PIXELS = 50 * 128**2  # rendered together at most, which bounds memory
 
-    def __init__(self, generator: nn.Module, num_samples: int = 4000, ridge: float = 1e-3, seed: int = 0) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight, self.bias = weight, bias  # float64, (w_dim, 3 * SIZE^2) and (w_dim,)
+
+    @classmethod
+    def learn(
+        cls,
+        generator: nn.Module,
+        num_samples: int | None = None,  # default: NUM_SAMPLES
+        ridge: float = 1e-3,
+        seed: int = 0,
+        *,
+        cache: Path | None = None,  # folder where it is kept and found again; needs `fingerprint`
+        fingerprint: str | None = None,  # of the generator's weights
+        progress: bool = True,  # show a bar on a terminal
+    ) -> LinearInverter:
+        """The estimate for a generator. Rendering samples takes minutes: two at 128 px on a core, eight at 256 px."""
+        num_samples = num_samples or cls.NUM_SAMPLES
+        name = f"linear-{(fingerprint or '')[:16]}-{num_samples}-{ridge:g}-{seed}.safetensors"
+        path = None if cache is None or fingerprint is None else cache / name
+
+        def fit() -> dict[str, Tensor]:
+            weight, bias = ridge_regression(*cls._samples(generator, num_samples, seed, progress), ridge)
+            return {"weight": weight, "bias": bias}
+
+        found = kept(path, fit)
+        return cls(*(found[part].to(generator.w_avg.device) for part in ("weight", "bias")))
+
+    @classmethod
+    @torch.no_grad()
+    def _samples(cls, generator: nn.Module, num: int, seed: int, progress: bool) -> tuple[Tensor, Tensor]:
+        """Small pictures (N, 3 * SIZE^2) of samples, and their latents (N,w_dim)."""
         rng = torch.Generator().manual_seed(seed)
-        w_avg = generator.w_avg
-        parts = []
-        with torch.no_grad():
-            for num in (len(part) for part in torch.arange(num_samples).split(50)):
-                z = torch.randn(num * self.MEAN_OF, generator.config.z_dim, generator=rng).to(w_avg)
-                count = torch.randint(1, self.MEAN_OF + 1, (num, 1), generator=rng)
-                weights = ((torch.arange(self.MEAN_OF) < count) / count).to(w_avg)
-                w = torch.einsum("nm,nmd->nd", weights, generator.mapping(z).view(num, self.MEAN_OF, -1))
-                batch = max(1, self.PIXELS // generator.config.size**2)
-                rendered = [self._features(generator.synthesis(some)) for some in w.split(batch)]
-                parts.append((torch.cat(rendered), w))
-        features, w = (torch.cat(part).double() for part in zip(*parts, strict=True))
-        self.mean, self.w_avg = features.mean(0), w.mean(0)
-        features, w = features - self.mean, w - self.w_avg
-        gram = features.T @ features
-        penalty = ridge * gram.diagonal().mean() * torch.eye(len(gram)).to(gram)
-        self.weight = torch.linalg.solve(gram + penalty, features.T @ w)
+        batch = max(1, cls.PIXELS // generator.config.size**2)
+        small, latents = [], []
+        with tqdm(total=num, desc="samples", unit="pictures", leave=False, disable=None if progress else True) as bar:
+            for drawn in torch.arange(num).split(cls.DRAWN):
+                w = mean_latents(generator, len(drawn), cls.MEAN_OF, rng)
+                latents.append(w)
+                for part in w.split(batch):
+                    small.append(cls._small(generator.synthesis(part)))
+                    bar.update(len(part))
+        return torch.cat(small), torch.cat(latents)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Latents (N,w_dim) of pictures (N,3,size,size) in [-1,1]."""
-        features = self._features(images.to(self.mean.device)).double()
-        return ((features - self.mean) @ self.weight + self.w_avg).to(images.dtype)
+        small = self._small(images.to(self.weight.device)).double()
+        return F.linear(small, self.weight, self.bias).to(images.dtype)
 
-    def _features(self, images: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(images, self.SIZE).flatten(1)
+    @classmethod
+    def _small(cls, images: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(images, cls.SIZE).flatten(1)
+
+
+def psnr(image: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio (N,) in dB of pictures (N,3,H,W) in [-1,1]; at most 100, which equal pictures have."""
+    return 10 * torch.log10(4 / (image - target).square().mean((1, 2, 3)).clamp_min(4e-10))
 
 
 def _pyramid(image: Tensor) -> list[Tensor]:

@@ -21,7 +21,7 @@ from voicestyle.convert.lpips import find_backbone, read_lpips
 from voicestyle.generation import Generation
 from voicestyle.guidance import guide
 from voicestyle.image import align_face, contact_sheet, from_pil, open_image
-from voicestyle.inversion import LinearInverter, Perceptual, identity_features, invert
+from voicestyle.inversion import LinearInverter, Perceptual, Start, identity_features, invert
 from voicestyle.latent import Callback, LatentResult
 from voicestyle.prototypes import MemberOrder, Nearest, PrototypeBank
 from voicestyle.sampling import further_start, random_latents, undetermined
@@ -29,8 +29,6 @@ from voicestyle.sampling import further_start, random_latents, undetermined
 DISCLAIMER = "AI-generated: one of many faces that fit the voice. It is not the speaker's face and identifies nobody."
 
 Picture = str | Path | PIL.Image.Image | Tensor  # a file, a picture, or (N,3,H,W) in [-1,1]
-
-Start = Literal["w_avg", "linear", "inverter"]  # of an inversion: the mean latent, or an estimate
 
 FRAME_SIZE = 224  # pixels of an aligned face before a network takes its part of it
 BATCH = 8  # pictures that go through a network together
@@ -238,7 +236,7 @@ class VoiceStyle:
 
     @cached_property
     def _linear(self) -> LinearInverter:
-        return LinearInverter(self.generator)
+        return LinearInverter.learn(self.generator)
 
     def perceptual(self, choice: Literal["auto", "lpips", "pixel"] = "auto") -> Perceptual | None:
         """LPIPS, or None where pixels at several scales take its place: on request, and where its VGG16 is not found.

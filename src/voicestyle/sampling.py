@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-NUM_CANDIDATES = 8  # of which the one that fits the voice best is a further face's start
+NUM_CANDIDATES = 12  # starts of a further face, of which the first is taken that fits the voice
+TOLERANCE = 0.15  # of similarity, by which such a start may fit worse than that of the first face
 
 
 @torch.no_grad()
@@ -47,14 +48,17 @@ def further_start(
     diversity: float,  # 0: `w_first` itself; 1: as unlike as members of one embedding
     num_candidates: int = NUM_CANDIDATES,
 ) -> Tensor:
-    """Where a further face starts (w_dim,): `w_first` and a random deviation, the best fit of several.
+    """Where a further face starts (w_dim,): `w_first` and a random deviation that leaves the voice as it is.
 
-    Deviations are normal, with the covariance of `deviations`. What a linear regression leaves of the voice in them,
-    the choice among candidates takes out.
+    Deviations are normal, with the covariance of `deviations`. What a linear regression leaves of the voice in them is
+    kept small by a choice: of several candidates, the first whose similarity is at most `TOLERANCE` below that of
+    `w_first`, or where there is none, the most similar one.
     """
     weights = torch.from_numpy(rng.standard_normal((num_candidates, len(deviations)))).to(deviations)
     candidates = w_first + diversity / len(deviations) ** 0.5 * weights @ deviations
-    return candidates[fit(candidates).argmax()]
+    first, *found = fit(torch.cat([w_first[None], candidates])).tolist()
+    fitting = [i for i, similarity in enumerate(found) if similarity >= first - TOLERANCE]
+    return candidates[fitting[0] if fitting else int(np.argmax(found))]
 
 
 def polyline(points: Tensor, at: Tensor) -> Tensor:

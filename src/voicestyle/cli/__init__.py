@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import click
@@ -26,13 +27,20 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
         except BrokenPipeError:  # the reader has gone; click ends quietly
             raise
         except ModuleNotFoundError as error:
             raise click.ClickException(f"{error}; `pip install 'voicestyle[train]'` brings it") from error
         except (ValueError, OSError, ImportError) as error:
             raise click.ClickException(str(error)) from error
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    """Where in the code a warning was raised says nothing to who runs a command."""
+    click.echo(f"Warning: {message}", err=True)
 
 
 @click.group(cls=_Commands, context_settings=SETTINGS)

@@ -19,14 +19,7 @@ if TYPE_CHECKING:
 
 A_PATH = click.Path(path_type=Path)
 SOURCE = "FOLDER|MANIFEST"
-FACTORS = (
-    "objective",
-    "space",
-    "method",
-    "quality",
-    "resolution",
-    "set",
-)  # `evaluate.inversion.FACTORS`, with no torch
+FACTORS = ("objective", "space", "method", "quality", "resolution", "set")  # `evaluate.inversion.FACTORS`, no torch
 option_split = click.option("--split", default="val", help="Of manifests.")
 
 

@@ -1,4 +1,4 @@
-"""The commands `plot training|space|similarities|prototypes`."""
+"""The commands `plot training|space|similarities|prototypes|interpolations`."""
 
 from __future__ import annotations
 
@@ -145,6 +145,31 @@ def prototypes(out: Path, num_members: int, per_page: int, **options: Any) -> No
             results.save_picture(prototype_sheet(vs, page, num_members), target, vs.metadata())
             click.echo(target)
             advance(len(page))
+
+
+@plot.command(short_help="The ways between prototypes.")
+@option_out("A .png file.")
+@click.option("--num", type=click.IntRange(min=1), default=6, help="Pairs of prototypes, drawn with the seed.")
+@click.option("--steps", type=click.IntRange(min=2), default=7, help="Faces in a row, both ends among them.")
+@option_seed
+@option_model
+def interpolations(out: Path, num: int, steps: int, **options: Any) -> None:
+    """Example: voicestyle plot interpolations -o ways.png --num 4 --seed 1
+
+    Straight ways in the latent space between the mean faces of two prototypes: where the bank is good, every face on
+    them looks like one.
+    """
+    import numpy as np
+
+    from voicestyle.plots import interpolation_sheet
+
+    (target,) = results.picture_targets(["interpolations"], out)
+    vs = load(options)
+    sizes = vs.bank.assignments.bincount(minlength=len(vs.bank.centroids))
+    full, rng = sizes.nonzero().flatten().numpy(), np.random.default_rng(options["seed"])
+    pairs = [tuple(rng.choice(full, 2, replace=len(full) < 2).tolist()) for _ in range(num)]
+    results.save_picture(interpolation_sheet(vs, pairs, steps), target, vs.metadata())
+    click.echo(target)
 
 
 def _page_targets(out: Path, num_pages: int) -> list[Path]:

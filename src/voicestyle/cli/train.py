@@ -18,7 +18,7 @@ from voicestyle.cli.options import option_json, option_out, option_overrides
 @option_out("The folder of the run.")
 @option_overrides
 @click.option("--resume", is_flag=True, help="Go on with the run that the folder holds.")
-@click.option("--dry-run", is_flag=True, help="Print the resolved recipe and stop.")
+@click.option("--dry-run", is_flag=True, help="Check the recipe, print it resolved, and stop.")
 @click.option("--device", help="cpu, cuda, ...  [default: the GPU where there is one]")
 @click.option(
     "--cross-validate", type=click.IntRange(min=2), metavar="FOLDS",
@@ -30,15 +30,21 @@ def train(part: str, recipe: Path, out: Path, overrides: tuple[str, ...], dry_ru
 
     Train a part of a model as a recipe says. For several GPUs: torchrun --nproc-per-node 8 -m voicestyle train ...
     """
+    if options["cross_validate"] and part != "encoder":
+        raise click.UsageError("--cross-validate is for the encoder")
+    from importlib import import_module
+
+    from voicestyle.train import settings
     from voicestyle.train.recipe import dump_recipe, load_recipe
 
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides, settings.defaults() if part == "encoder" else None)
+    import_module(f"voicestyle.train.{part}").read_settings(resolved)
     if dry_run:
         click.echo(dump_recipe(resolved), nl=False)
         return
     results.check_writable(out)
     if options["cross_validate"]:
-        _cross_validate(part, resolved, out, options)
+        _cross_validate(resolved, out, options)
     else:
         _train(part, resolved, out, options)
 
@@ -54,10 +60,8 @@ def _train(part: str, recipe: dict[str, Any], out: Path, options: dict[str, Any]
         results.show({"run": str(out)}, options["as_json"], lambda record: [[record["run"]]])
 
 
-def _cross_validate(part: str, recipe: dict[str, Any], out: Path, options: dict[str, Any]) -> None:
+def _cross_validate(recipe: dict[str, Any], out: Path, options: dict[str, Any]) -> None:
     """Print mean and spread over folds, a line a stratum; write them into the folder."""
-    if part != "encoder":
-        raise click.UsageError("--cross-validate is for the encoder")
     from voicestyle.train.encoder import cross_validate
 
     found = cross_validate(recipe, options["cross_validate"], out, device=options["device"])

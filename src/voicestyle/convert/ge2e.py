@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from voicestyle.convert.torch_file import read_torch_file
 from voicestyle.nn.ge2e import GE2E
 
 # scale and offset of the cosine in the training loss; the encoder does not use them
@@ -21,15 +20,7 @@ def from_resemblyzer(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: nothing at `path`
         ValueError: not that checkpoint: not safely loadable, or keys or shapes differ
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, expected resemblyzer's pretrained.pt")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path}: not a safely loadable torch checkpoint, expected resemblyzer's pretrained.pt"
-        ) from error
+    checkpoint = read_torch_file(path)
     if not isinstance(checkpoint, dict) or "model_state" not in checkpoint:
         raise ValueError(f"{path}: no 'model_state' in it, expected resemblyzer's pretrained.pt")
     return translate(checkpoint["model_state"], str(path))

@@ -15,6 +15,12 @@ def frontal_picture(item: Item) -> Tensor | None:
     return load_image(item.frontal) if item.frontal else None
 
 
+def canonical_picture(item: Item) -> Tensor | None:
+    """The frontal picture of an item, or where it has none, the one in the wild; see there for what it may raise."""
+    picture = frontal_picture(item)
+    return wild_picture(item) if picture is None else picture
+
+
 def wild_picture(item: Item) -> Tensor | None:
     """The face in the wild (1,3,256,256), aligned by its box or, without one, by a detector; None without a face.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from voicestyle.cache import kept
 from voicestyle.config import to_dict
 from voicestyle.data.manifest import Item, Manifest
-from voicestyle.data.pictures import frontal_picture, wild_picture
+from voicestyle.data.pictures import canonical_picture
 from voicestyle.evaluate.judge import Judgment
 from voicestyle.evaluate.matching import matching
 from voicestyle.evaluate.report import Report
 from voicestyle.metrics import bootstrap_interval
+from voicestyle.sampling import random_latents
 
 if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle
@@ -106,10 +106,10 @@ def evaluate_generation(
         if progress is not None:
             progress(1)
     w = {name: torch.stack([found[name] for found in latents]) for name in (GUIDED, START)}
-    w[RANDOM] = _random_latents(vs, w[GUIDED].shape[:2], seed)
+    w[RANDOM] = random_latents(vs.generator, len(items) * num_faces, seed).unflatten(0, (-1, num_faces)).cpu()
 
     look = partial(_look, face_features=face_features or vs.encoder.face_features, judge=judge, device=vs.device)
-    real = look((_picture(item) for item in items), 1)
+    real = look(map(canonical_picture, items), 1)
     people, genders = [item.identity for item in items], [item.gender for item in items]
     rows = {}
     for name, latent in w.items():
@@ -256,25 +256,15 @@ def _draw(manifest: Manifest, num_voices: int | None, seed: int) -> list[Item]:
     return [items[i] for i in sorted(drawn)]
 
 
-def _picture(item: Item) -> Tensor:
-    """The real picture (1,3,H,W) of an item in the canonical frame."""
-    picture = frontal_picture(item)
-    return wild_picture(item) if picture is None else picture
-
-
 def _latents(vs: VoiceStyle, item: Item, settings: dict[str, Any], cache: Path | None) -> dict[str, Tensor]:
     """The guided latents (F,w_dim) of an item's voice and those that they started from, from the cache if there."""
     path = None if cache is None else cache / f"{_digest(vs, item, settings)}.safetensors"
-    if path is not None and path.is_file():
-        return load_file(path)
-    made = vs.generate(item.voice, **settings)
-    found = {GUIDED: made.w.cpu().contiguous(), START: made.w_init.cpu().contiguous()}
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file(found, beside)
-        os.replace(beside, path)
-    return found
+
+    def make() -> dict[str, Tensor]:
+        made = vs.generate(item.voice, **settings)
+        return {GUIDED: made.w, START: made.w_init}
+
+    return kept(path, make)
 
 
 def _digest(vs: VoiceStyle, item: Item, settings: dict[str, Any]) -> str:
@@ -285,14 +275,6 @@ def _digest(vs: VoiceStyle, item: Item, settings: dict[str, Any]) -> str:
         digest.update(part.cpu().contiguous().numpy().tobytes())
     digest.update(item.voice.read_bytes())
     return digest.hexdigest()
-
-
-def _random_latents(vs: VoiceStyle, shape: Sequence[int], seed: int) -> Tensor:
-    """Latents (V,F,w_dim) of random faces."""
-    rng = torch.Generator().manual_seed(seed)
-    z = torch.randn(*shape, vs.generator.config.z_dim, generator=rng).flatten(0, 1).to(vs.device)
-    with torch.no_grad():
-        return vs.generator.mapping(z).unflatten(0, tuple(shape)).cpu()
 
 
 def _strata(identities: Sequence[str], genders: Sequence[str]) -> dict[str, list[str]]:

@@ -20,13 +20,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from voicestyle.cache import kept
 from voicestyle.config import to_dict
 from voicestyle.evaluate.targets import Targets, low_quality, smaller
 from voicestyle.image import contact_sheet
-from voicestyle.inversion import LinearInverter, Perceptual, ReconstructionObjective, identity_features, invert
+from voicestyle.inversion import (
+    LinearInverter,
+    Perceptual,
+    ReconstructionObjective,
+    Start,
+    identity_features,
+    invert,
+    psnr,
+)
 from voicestyle.metrics import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -55,7 +63,7 @@ class Condition:
     objective: tuple[str, ...]  # one of OBJECTIVES
     steps: int
     space: Literal["w", "w_plus"] = "w"
-    start: Literal["w_avg", "linear", "inverter"] = "w_avg"
+    start: Start = "w_avg"
 
 
 @dataclass(frozen=True)
@@ -249,21 +257,17 @@ class _Run:
 
     @cached_property
     def linear(self) -> LinearInverter:
-        return LinearInverter(self.vs.generator, self.settings.num_linear, seed=self.settings.seed)
+        return LinearInverter.learn(
+            self.vs.generator, self.settings.num_linear, seed=self.settings.seed, cache=self.cache,
+            fingerprint=self.vs.model.generator_fingerprint,
+        )  # fmt: skip
 
     def _cached(self, condition: Condition, progress: Callable[[int], object]) -> dict[str, Tensor]:
         """The latents of a condition, and the seconds (2,) that they took by both clocks; from the cache if there."""
         path = None if self.cache is None else self.cache / f"{self._digest(condition)}.safetensors"
         if path is not None and path.is_file():
             progress(len(condition.pictures))
-            return load_file(path)
-        found = self._invert(condition, progress)
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_suffix(f".{os.getpid()}.tmp")
-            save_file(found, beside)
-            os.replace(beside, path)
-        return found
+        return kept(path, lambda: self._invert(condition, progress))
 
     def _digest(self, condition: Condition) -> str:
         """The name of all that the latents of a condition depend on."""
@@ -285,7 +289,7 @@ class _Run:
                 w = estimate(target)
             if condition.steps:
                 w = self._optimize(condition, target, w)
-            parts.append(w.cpu())
+            parts.append(w)
             seconds += _clocks() - began
             progress(len(target))
         return {"w": torch.cat(parts), "seconds": seconds}
@@ -331,8 +335,3 @@ class _Run:
 def _clocks() -> Tensor:
     """The time (2,) by the clock on the wall, and that of the processor, in seconds."""
     return torch.tensor([time.perf_counter(), time.process_time()], dtype=torch.float64)
-
-
-def psnr(image: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio (N,) in dB of pictures (N,3,H,W) in [-1,1]; at most 100, which equal pictures have."""
-    return 10 * torch.log10(4 / (image - target).square().mean((1, 2, 3)).clamp_min(4e-10))

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from voicestyle.data.folders import PICTURES, files_in
 from voicestyle.data.manifest import Item, Manifest
-from voicestyle.data.pictures import frontal_picture, wild_picture
+from voicestyle.data.pictures import canonical_picture
 from voicestyle.evaluate.distances import Comparison, compare
 from voicestyle.image import from_pil, open_image, to_pil
+from voicestyle.sampling import random_latents
 
 if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle
@@ -124,11 +125,7 @@ def evaluate_pictures(
 
 def samples(vs: VoiceStyle, num: int, truncation_psi: float = 1.0, seed: int = 0) -> Iterator[Tensor]:
     """Pictures (1,3,size,size) of random latents, one by one, rendered in batches."""
-    rng = torch.Generator().manual_seed(seed)
-    generator = vs.generator
-    for z in torch.randn(num, generator.config.z_dim, generator=rng).split(BATCH):
-        with torch.no_grad():
-            w = generator.truncate(generator.mapping(z.to(vs.device)), truncation_psi)
+    for w in random_latents(vs.generator, num, seed, truncation_psi).split(BATCH):
         yield from vs.synthesize(w).split(1)
 
 
@@ -174,8 +171,7 @@ def face_picture(item: Item, size: int) -> Tensor:
         ValueError: a picture in that frame that is not square, or a photograph without a face
         ImportError: a photograph without a box, and dlib-bin is not installed
     """
-    picture = frontal_picture(item)
-    picture = wild_picture(item) if picture is None else picture
+    picture = canonical_picture(item)
     height, width = picture.shape[2:]
     if height != width:
         raise ValueError(f"{width} x {height} px, expected a square picture of an aligned face; align it (--align)")

@@ -77,7 +77,10 @@ def manifest_protocol(
     read = [with_people(found, people) for path in lists for found in read_lists(path, task)]
     sources = [_sources(item, faces) for item in items]
     made = "lists read" if read else f"trials made with seed {seed}"
-    named = {"frontal": "frontal renderings", "wild": "frames in the wild, aligned"}[faces]
+    num_wild = sum(face.align for _, face in sources)
+    named = {0: "frontal renderings", len(items): "frames in the wild, aligned"}.get(
+        num_wild, f"frontal renderings, and frames in the wild, aligned, for {num_wild} of {len(items)} items"
+    )
     return Protocol(
         f"{manifest.name}, split {split}, {made}",
         tuple(read or make_lists(items, task, split, seed, strata, candidates)),

@@ -43,7 +43,7 @@ class Report:
             f"chance {self.chance:.3f}, {self.num_trials} trials, {self.num_identities} identities, seed {self.seed}"
         )
         text += f", {self.num_left_out} trials left out" if self.num_left_out else ""
-        text += f", {self.num_unlabeled} items without a label left out" if self.num_unlabeled else ""
+        text += f", {self.num_unlabeled} items left out (no label, or too few share it)" if self.num_unlabeled else ""
         return text + (f", {self.trials}" if self.trials else "")
 
     def cells(self) -> tuple[str, ...]:

@@ -41,14 +41,23 @@ class Inverter(nn.Module):
 
         `ridge` is in units of the mean variance of the inputs.
         """
-        x, y = small.double(), w.double()
-        x_mean, y_mean = x.mean(0), y.mean(0)
-        x = x - x_mean
-        gram = x.T @ x
-        gram.diagonal().add_(ridge * gram.diagonal().mean())
-        weight = torch.linalg.solve(gram, x.T @ (y - y_mean)).T
+        weight, bias = ridge_regression(small, w, ridge)
         self.linear.weight.copy_(weight)
-        self.linear.bias.copy_(y_mean - weight @ x_mean)
+        self.linear.bias.copy_(bias)
+
+
+def ridge_regression(x: Tensor, y: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Weight (E,D) and bias (E,), float64, by which `F.linear` comes nearest to y (N,E) from x (N,D).
+
+    `ridge`, the penalty on the weight, is in units of the mean variance of x.
+    """
+    x, y = x.double(), y.double()
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    x = x - x_mean
+    gram = x.T @ x
+    gram.diagonal().add_(ridge * gram.diagonal().mean())
+    weight = torch.linalg.solve(gram, x.T @ (y - y_mean)).T
+    return weight, y_mean - weight @ x_mean
 
 
 def _at_most(images: Tensor, size: int) -> Tensor:

@@ -33,7 +33,7 @@ def roc_plot(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str = "Ve
     from sklearn.metrics import roc_curve
 
     counts = [np.size(labels) for _, labels in curves.values()]
-    figure, (axes,) = new_figure(f"{title}: ROC, n = {extent(counts)} trials", (5.6, 5.8 + 0.2 * len(curves)))
+    figure, (axes,) = new_figure(f"{title}: ROC, n = {extent(counts)} trials", (5.6, 5.8 + 0.1 * len(curves)))
     entries = {"chance: AUC 0.500": axes.plot([0, 1], [0, 1], color=GRAY, linestyle="--", linewidth=1)[0]}
     for color, (name, (scores, labels)) in zip(colors(len(curves)), curves.items(), strict=True):
         auc = roc_auc(scores, labels)  # looks at the values as well

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +62,7 @@ def new_figure(title: str, size: tuple[float, float] = (6.4, 4.8), num_panels: i
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # inches
     FigureCanvasAgg(figure)
+    title = textwrap.fill(title, int(9.5 * size[0]))  # letters of an inch
     figure.suptitle(title, x=0.02, ha="left", fontsize=12, color=INK, parse_math=False)
     panels = figure.subplots(num_panels, 1, sharex=True, squeeze=False)[:, 0]
     for axes in panels:
@@ -75,9 +78,12 @@ def new_figure(title: str, size: tuple[float, float] = (6.4, 4.8), num_panels: i
 
 def legend_above(axes: Axes, entries: Mapping[str, Artist]) -> None:
     """A legend between title and axes, where it hides nothing, in as many columns as fit."""
-    num_columns = 80 // (max(map(len, entries)) + 8)  # a line has room for about 80 letters
+    room = (
+        12.5 * axes.figure.get_figwidth() // (max(map(len, entries)) + 8)
+    )  # columns, of about so many letters an inch
+    num_rows = math.ceil(len(entries) / min(4, max(1, room)))
     legend = axes.legend(
-        list(entries.values()), [str(i) for i in range(len(entries))], ncols=min(4, max(1, num_columns)),
+        list(entries.values()), [str(i) for i in range(len(entries))], ncols=math.ceil(len(entries) / num_rows),
         loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, borderpad=0, fontsize=9, frameon=False,
         labelcolor=INK,
     )  # fmt: skip

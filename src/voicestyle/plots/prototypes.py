@@ -29,14 +29,53 @@ def prototype_sheet(vs: VoiceStyle, prototypes: Sequence[int], num_members: int 
     return contact_sheet([_row(vs, prototype, num_members) for prototype in prototypes], tile)
 
 
+def interpolation_sheet(vs: VoiceStyle, pairs: Sequence[tuple[int, int]], num_steps: int = 7, tile: int = 96) -> Image:
+    """A contact sheet of the straight ways in w between the mean latents of two prototypes, one pair a row.
+
+    Args:
+        vs: a model with generator and bank
+        pairs: numbers of prototypes in the bank
+        num_steps: pictures in a row, both ends among them; 2 or more
+        tile: pixels, side of a picture
+
+    Raises:
+        ValueError: no pairs, fewer than two steps, a prototype without members, or a bank without latents
+    """
+    import torch
+
+    from voicestyle.image import contact_sheet
+
+    if num_steps < 2:
+        raise ValueError(f"num_steps: got {num_steps}, expected 2 or more")
+    parts = torch.linspace(0, 1, num_steps)[:, None]
+    rows = []
+    for first, last in pairs:
+        a, b = (_latents(vs, prototype).mean(0) for prototype in (first, last))
+        images = vs.synthesize(torch.lerp(a, b, parts))
+        captions = [f"{part:.2f}" for part in parts.flatten().tolist()]
+        rows.append((f"prototype {first} to prototype {last}", list(zip(images, captions, strict=True))))
+    return contact_sheet(rows, tile)
+
+
+def _members(vs: VoiceStyle, prototype: int) -> Tensor:
+    """The rows (N,) of a prototype's members; a ValueError for a number that the bank has not."""
+    if not 0 <= prototype < len(vs.bank.centroids):
+        raise ValueError(f"prototype {prototype}: the bank has 0 to {len(vs.bank.centroids) - 1}")
+    return (vs.bank.assignments == prototype).nonzero().flatten()
+
+
+def _latents(vs: VoiceStyle, prototype: int) -> Tensor:
+    members = _members(vs, prototype)
+    if not len(members):
+        raise ValueError(f"prototype {prototype}: it has no members")
+    return vs.bank.latents[members]
+
+
 def _row(vs: VoiceStyle, prototype: int, num_members: int) -> tuple[str, list[tuple[Tensor | None, str]]]:
     """The title of a prototype, and its captioned faces."""
     import torch
 
-    bank, latents = vs.bank, vs.bank.latents
-    if not 0 <= prototype < len(bank.centroids):
-        raise ValueError(f"prototype {prototype}: the bank has 0 to {len(bank.centroids) - 1}")
-    members = (bank.assignments == prototype).nonzero().flatten()
+    bank, latents, members = vs.bank, vs.bank.latents, _members(vs, prototype)
     title = f"prototype {prototype}: {len(members)} members, concentration {bank.concentrations[prototype]:.3f}"
     if not len(members):
         return title, [(None, "no members")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,15 +20,18 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 STYLES = ("-", "--", ":", "-.")  # of keys, where colors tell runs apart
+ORDER = {"loss": 0, "AUC": 1, "learning rate": 3}  # of panels; others stand at 2
+RUNNING_BEST = "best_auc"  # a key that only repeats the highest AUC so far
 
 Array = NDArray[np.float64]
 Log = dict[str, tuple[Array, Array]]  # key -> steps, values
 
 
 def training_curves(runs: Sequence[str | Path]) -> Figure:
-    """Every number in the logs of training runs against the step: losses, AUCs and learning rates in a panel each.
+    """The numbers in the logs of training runs against the step: losses, AUCs and learning rates in a panel each.
 
-    One run has a color a key; several have a color a run and a line style a key.
+    One run has a color a key; several have a color a run and a line style a key. A ring marks the best AUC of a run.
+    What is 0 in all lines of all runs, such as the clusters of a recipe without prototypes, is left out.
 
     Args:
         runs: run folders with ``log.jsonl``
@@ -41,11 +44,11 @@ def training_curves(runs: Sequence[str | Path]) -> Figure:
     panels: dict[str, list[str]] = {}
     for key in dict.fromkeys(key for log in logs.values() for key in log):
         panels.setdefault(_panel_of(key), []).append(key)
+    panels = {name: keys for name, keys in panels.items() if name in ORDER or _is_used(keys, logs.values())} or panels
     last = extent([max(int(steps[-1]) for steps, _ in log.values()) for log in logs.values()])
     title = f"Training of {next(iter(logs))}, {last} steps" if len(logs) == 1 else f"Training, n = {len(logs)} runs"
     figure, all_axes = new_figure(title, (6.8, 1.3 + 1.7 * len(panels)), len(panels))
-    order = {"loss": 0, "AUC": 1, "learning rate": 3}
-    for axes, name in zip(all_axes, sorted(panels, key=lambda name: order.get(name, 2)), strict=True):
+    for axes, name in zip(all_axes, sorted(panels, key=lambda name: ORDER.get(name, 2)), strict=True):
         _draw_panel(axes, name, panels[name], list(logs.values()))
     all_axes[-1].set_xlabel("step")
     if len(logs) > 1:
@@ -65,6 +68,8 @@ def _draw_panel(axes: Axes, name: str, keys: Sequence[str], logs: Sequence[Log])
             marker = "." if len(steps) < 30 else ""
             axes.plot(steps, values, color=color, linestyle=style, linewidth=1.4, marker=marker, markersize=5)
             labels.setdefault(key, (values[np.isfinite(values)][-1], INK if len(logs) > 1 else color))
+            if name == "AUC":
+                _mark_best(axes, steps, values, color, is_told=len(logs) == 1)
     if name == "AUC":
         axes.axhline(0.5, color=GRAY, linestyle="--", linewidth=1)
         labels["chance"] = (0.5, GRAY)
@@ -75,6 +80,22 @@ def _draw_panel(axes: Axes, name: str, keys: Sequence[str], logs: Sequence[Log])
     axes.set_ylabel(keys[0] if len(keys) == 1 and name != "learning rate" else name, parse_math=False)
     if len(labels) > 1:
         _label_ends(axes, labels)
+
+
+def _mark_best(axes: Axes, steps: Array, values: Array, color: str, is_told: bool) -> None:
+    """A ring around the highest value, which may be told in figures."""
+    best = np.nanargmax(values)
+    axes.scatter(steps[best], values[best], s=36, facecolors="none", edgecolors=color, linewidths=1.4, zorder=3)
+    if is_told:
+        axes.annotate(
+            f"{values[best]:.3f}", (steps[best], values[best]), (0, -7), textcoords="offset points", color=color,
+            fontsize=9, ha="center", va="top",
+        )  # fmt: skip
+
+
+def _is_used(keys: Sequence[str], logs: Collection[Log]) -> bool:
+    """Whether a key ever has another value than 0."""
+    return any(log[key][1].any() for log in logs for key in keys if key in log)
 
 
 def _is_wide(lines: Sequence[Line2D]) -> bool:
@@ -120,7 +141,7 @@ def _read_log(run: Path) -> Log:
         except (ValueError, KeyError, AttributeError, TypeError):
             raise ValueError(f"{path}: line {number} is not a JSON object with a step; the log is damaged") from None
         for key, value in row.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and key != RUNNING_BEST:
                 points.setdefault(key, []).append((step, value))
     curves = {key: np.array(pairs, np.float64).T for key, pairs in points.items()}
     log = {key: (steps, values) for key, (steps, values) in curves.items() if np.isfinite(values).any()}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 TIMEOUT_S = 600.0  # how long a process waits for the others before it ends; saving a state must take less
@@ -96,10 +97,53 @@ class World:
             time.sleep(0.1)
 
     def synchronize_norms(self, module: nn.Module) -> nn.Module:
-        """The module with batch statistics taken over all ranks (GPUs alone; on CPUs each rank has its own)."""
-        if self.world_size > 1 and self.device.type == "cuda":
+        """The module with batch statistics taken over all ranks, which see equally many rows."""
+        if self.world_size == 1:
+            return module
+        if self.device.type == "cuda":
             return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        for held in module.modules():
+            if type(held) in (nn.BatchNorm1d, nn.BatchNorm2d):
+                held.__class__ = _SharedNorm  # parameters and buffers stay where they are
         return module
+
+
+class _SharedNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalization over all ranks on CPUs, for which PyTorch has none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        values = x.float()
+        dims = [0, *range(2, x.ndim)]
+        mean = _Mean.apply(values.mean(dims, keepdim=True))
+        var = _Mean.apply((values - mean).square().mean(dims, keepdim=True))
+        count = x.numel() / x.shape[1] * dist.get_world_size()
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.flatten(), self.momentum)
+            self.running_var.lerp_(var.flatten() * count / (count - 1), self.momentum)
+        shape = mean.shape
+        scale = self.weight.view(shape) * (var + self.eps).rsqrt()
+        return ((values - mean) * scale + self.bias.view(shape)).to(x.dtype)
+
+
+class _Mean(torch.autograd.Function):
+    """The mean of a tensor over all ranks, on every rank."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        return _mean_over_ranks(tensor)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return _mean_over_ranks(gradient)
+
+
+def _mean_over_ranks(tensor: Tensor) -> Tensor:
+    total = tensor.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
 
 
 class _Gather(torch.autograd.Function):

@@ -147,7 +147,9 @@ def _train(trainer: Trainer, data: Views | Items, held: Views | None, run: Run, 
             if held is not None and (trainer.step % settings.validation.every == 0 or is_last):
                 auc = _validate(trainer, held)
                 run.log(trainer.step, auc=auc, best_auc=trainer.best.auc)
-                shown["auc"] = f"{auc:.3f}"
+                shown["auc"] = f"{auc:.3f} (best {trainer.best.auc:.3f})"
+                if trainer.best.is_final:
+                    bar.set_description("encoder, stopped early")
             is_final = is_last or trainer.best.is_final
             if trainer.step % recipe["log_every"] == 0:
                 values = _finite(losses, trainer.step)

@@ -24,7 +24,7 @@ from voicestyle.train.faces import FaceCodes
 from voicestyle.train.generator_settings import IdentityConfig, Settings, read_settings
 from voicestyle.train.generator_trainer import GeneratorTrainer
 from voicestyle.train.morph import MorphSpace, find_landmarks
-from voicestyle.train.pictures import PictureStream, list_pictures
+from voicestyle.train.pictures import PictureFile, PictureStream, list_pictures
 from voicestyle.train.run import Run
 
 GRID_COLUMNS = 10
@@ -50,9 +50,11 @@ def train_generator(
         ConnectionError: another process was lost
     """
     settings = read_settings(recipe)
+    # listed here, for a path that is wrong must not leave a run folder behind
+    files = list_pictures(settings.data) if settings.codes is None else []
     with connect(device) as world, Run.start(out, recipe, resume, world) as run:
         state = run.load_state()
-        trainer = _make_trainer(settings, world, is_new=state is None)
+        trainer = _make_trainer(settings, files, world, is_new=state is None)
         if state is not None:
             trainer.load_state_dict(state)
         _train(trainer, run, progress and world.is_main)
@@ -67,8 +69,8 @@ def _train(trainer: GeneratorTrainer, run: Run, progress: bool) -> None:
     """All steps that are left; the bar counts pictures."""
     settings = trainer.settings
     batches = [stage.batch for stage in trainer.stages for _ in range(stage.steps)]
-    bar = tqdm(total=sum(batches), initial=sum(batches[: trainer.step]), unit="pictures", disable=not progress,
-               desc="generator")  # fmt: skip
+    bar = tqdm(total=sum(batches), initial=sum(batches[: trainer.step]), unit="pictures", desc="generator",
+               disable=None if progress else True)  # fmt: skip
     with bar:
         while trainer.step < trainer.total:
             losses = trainer.train_step()
@@ -82,7 +84,7 @@ def _train(trainer: GeneratorTrainer, run: Run, progress: bool) -> None:
                     save_png(sample_grid(trainer), run.folder / f"samples_{trainer.step:06d}.png")
 
 
-def _make_trainer(settings: Settings, world: World, is_new: bool) -> GeneratorTrainer:
+def _make_trainer(settings: Settings, files: list[PictureFile], world: World, is_new: bool) -> GeneratorTrainer:
     start = None
     if settings.start and is_new:
         path = Path(settings.start) / "state" / "last.pt"
@@ -93,8 +95,8 @@ def _make_trainer(settings: Settings, world: World, is_new: bool) -> GeneratorTr
     faces, stream = load_faces(settings, world), None
     if faces is None:
         data = settings.data
-        stream = PictureStream(list_pictures(data), settings.generator.size, mirror=data.mirror,
-                               in_memory=data.in_memory, num_workers=data.num_workers)  # fmt: skip
+        stream = PictureStream(files, settings.generator.size, mirror=data.mirror, in_memory=data.in_memory,
+                               num_workers=data.num_workers)  # fmt: skip
     return GeneratorTrainer(settings, world, stream, faces, judge, start)
 
 

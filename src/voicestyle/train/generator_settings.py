@@ -8,6 +8,7 @@ from typing import Any, Literal
 from voicestyle.config import GeneratorConfig, from_dict
 from voicestyle.train.ada import COLORS, WARPS
 
+SIZES = (32, 64, 128, 256, 512, 1024)  # pixels: those that `GeneratorConfig` takes
 PLACES = ("seed", "save_every", "log_every", "ema_pictures", "precision", "compile", "tensorboard")
 
 
@@ -143,6 +144,11 @@ def read_settings(recipe: dict[str, Any]) -> Settings:
     parts = {n: from_dict(cls, recipe[n], f"recipe: [{n}]") for n, cls in sections.items() if n in recipe}
     stages = {n: from_dict(Stage, held, f"recipe: [stages.{n}]") for n, held in recipe["stages"].items()}
     settings = Settings(**({"discriminator": DiscriminatorConfig()} | values | parts), stages=stages)
+    for name in ("log_every", "save_every", "ema_pictures"):
+        if (value := getattr(settings, name)) < 1:
+            raise ValueError(f"recipe: {name}: got {value}, expected 1 or more")
+    if not stages:
+        raise ValueError("recipe: [stages]: got none, expected one or more sections such as [stages.first]")
     for name, stage in stages.items():
         if wrong := _misfit(stage, settings):
             raise ValueError(f"recipe: [stages.{name}]: {wrong}")
@@ -152,6 +158,11 @@ def read_settings(recipe: dict[str, Any]) -> Settings:
 def _misfit(stage: Stage, settings: Settings) -> str:
     """What does not fit in a stage; empty where all does."""
     taught = stage.faces + stage.means
+    # what would otherwise show only when the stage begins, hours later
+    if stage.size not in SIZES or stage.size > settings.generator.size:
+        return f"size {stage.size}: expected one of {SIZES}, and no more than that of [generator]"
+    if min(stage.steps, stage.accumulate, stage.path_every) < 1 or min(stage.faces, stage.means, stage.samples) < 0:
+        return "steps, accumulate and path_every are 1 or more; faces, means and samples 0 or more"
     if not stage.batch:
         return "no pictures in a batch; give faces, means or samples"
     if taught and settings.codes is None:

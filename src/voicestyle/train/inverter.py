@@ -6,19 +6,20 @@ samples are rendered once, before training, and the linear part of the inverter 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from voicestyle.checkpoint import Model, load_model, save_model
 from voicestyle.config import InverterConfig, from_dict
-from voicestyle.inversion import ReconstructionObjective, identity_features
+from voicestyle.inversion import ReconstructionObjective, identity_features, psnr
 from voicestyle.latent import lr_ramp
 from voicestyle.nn.inverter import Inverter
 from voicestyle.sampling import mean_latents
@@ -37,7 +38,9 @@ class SampleConfig:
 
     num: int = 4000
     max_mean: int = 8  # latents are means of up to so many, for pictures lie nearer to w_avg than samples do
-    ridge: float = 1e-3  # of the linear part, in units of the mean variance of its inputs
+    # of the linear part, in units of the mean variance of its inputs: the one that draws the pictures which were left
+    # out best is taken. What samples alone would choose is too small, since real pictures differ from all of them
+    ridge: tuple[float, ...] = (0.03, 0.1, 0.3)
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,9 @@ def read_settings(recipe: dict[str, Any]) -> Settings:
         raise ValueError(f"recipe: unknown settings {unknown}; known: {sorted(known)}")
     if missing := [name for name in (*PLACES[:-1], "schedule") if name not in recipe]:
         raise ValueError(f"recipe: missing {missing}")
+    ridge = recipe.get("samples", {}).get("ridge", [])
+    if not isinstance(ridge, (list, tuple)) or not all(isinstance(r, (int, float)) for r in ridge):
+        raise ValueError(f"recipe: [samples]: ridge: got {ridge!r}, expected a list of numbers such as [0.1]")
     parts = {n: from_dict(cls, recipe[n], f"recipe: [{n}]") for n, cls in sections.items() if n in recipe}
     plain = {n: recipe[n] for n in (*PLACES, "inverter") if n in recipe}
     settings = Settings(**plain, **parts)
@@ -102,15 +108,22 @@ def read_settings(recipe: dict[str, Any]) -> Settings:
 
 def _misfit(settings: Settings) -> str:
     """What does not fit; empty where all does."""
-    schedule = settings.schedule
+    schedule, samples = settings.schedule, settings.samples
     if not 0 <= schedule.rendered <= schedule.samples or schedule.samples < 1:
         return (
             f"[schedule]: samples {schedule.samples}, rendered {schedule.rendered}: expected 0 <= rendered <= samples"
         )
     if schedule.pictures and settings.data is None:
         return "[schedule]: pictures need the section [data]"
-    if settings.num_validation < 1:
-        return f"num_validation: got {settings.num_validation}, expected 1 or more"
+    if not samples.ridge or min(samples.ridge) <= 0:
+        return f"[samples]: ridge {list(samples.ridge)}: expected one or more numbers above 0"
+    whole = {
+        "num_validation": settings.num_validation, "log_every": settings.log_every, "save_every": settings.save_every,
+        "[samples]: num": samples.num, "[samples]: max_mean": samples.max_mean, "[schedule]: steps": schedule.steps,
+    }  # fmt: skip
+    for name, value in whole.items():
+        if value < 1:
+            return f"{name}: got {value}, expected 1 or more"
     return ""
 
 
@@ -119,20 +132,15 @@ def train_inverter(
 ) -> Inverter:
     """The inverter that `recipe` describes: the averaged weights that score best on pictures that were left out.
 
-    The run folder `out` gets the log, the state (every ``save_every`` steps) and, at the end, ``model``: the recipe's
-    model with this inverter.
-
-    Args:
-        recipe: as `recipe.load_recipe` returns it
-        out: folder of the run
-        resume: go on with the run that the folder holds
-        progress: show a bar
-        device: "cpu", "cuda", ...; None: the GPU where there is one
+    Arguments are as for `train.generator.train_generator`. The run folder `out` gets the log, the state (every
+    ``save_every`` steps) and, at the end, ``model``: the recipe's model with this inverter.
 
     Raises:
         FileNotFoundError, ValueError: a file of the recipe is missing, or a setting does not fit
     """
     settings = read_settings(recipe)
+    if settings.data is not None:
+        list_pictures(settings.data)  # a path that is wrong must not leave a run folder behind
     model = load_model(settings.model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with Run.start(out, recipe, resume) as run:
         trainer = InverterTrainer(settings, model, progress)
@@ -189,9 +197,8 @@ class InverterTrainer:
         values = {"w_dim": model.generator.config.w_dim, **settings.inverter}
         with seeded(settings.seed):
             self.inverter = Inverter(from_dict(InverterConfig, values, "recipe: [inverter]"))
-        small = torch.cat([self.inverter.small(part.float()) for part in self.samples.split(BATCH)])
-        self.inverter.solve_linear(small, self.samples_w, settings.samples.ridge)
         self.inverter.to(device)
+        self._solve_linear()
         decay = 0.5 ** (self.batch / settings.ema_pictures)
         self.average = AveragedModel(self.inverter, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True).eval()
         groups = [
@@ -213,6 +220,15 @@ class InverterTrainer:
         parts = tqdm(w.split(BATCH), desc="samples", unit="batch", disable=None if progress else True)
         pictures = [self.generator.synthesis(part).clamp(-1, 1).half().cpu() for part in parts]
         return w.cpu(), torch.cat(pictures)
+
+    def _solve_linear(self) -> None:
+        """Find the linear part of the inverter, by which alone it begins."""
+        small = torch.cat([self.inverter.small(part.float()) for part in self.samples.split(BATCH)]).to(self.samples_w)
+        found = []
+        for ridge in self.settings.samples.ridge:
+            self.inverter.solve_linear(small, self.samples_w, ridge)
+            found.append((self.score(self.inverter), copy.deepcopy(self.inverter.linear.state_dict())))
+        self.inverter.linear.load_state_dict(max(found, key=lambda f: f[0])[1])
 
     def _pictures(self) -> tuple[PictureStream | None, Tensor, Tensor]:
         """Real pictures, the rows to be trained on, and the others (V,3,size,size): samples where there are none."""
@@ -276,18 +292,22 @@ class InverterTrainer:
         return losses
 
     @torch.no_grad()
-    def validate(self) -> float:
-        """Mean PSNR (dB) of the pictures that were left out, by the average, which is kept if it is the best so far."""
-        scores = []
-        for target in self.held_out.float().split(BATCH):
+    def score(self, inverter: nn.Module) -> float:
+        """Mean PSNR (dB) of the pictures that were left out, rendered from what `inverter` makes of them."""
+        scores, inverter = [], inverter.eval()
+        for target in self.held_out.split(BATCH):
             target = target.to(self.generator.w_avg)
-            image = self.generator.synthesis(self.average(target)).clamp(-1, 1)
-            scores.append(10 * torch.log10(4 / (image - target).square().mean((1, 2, 3)).clamp_min(4e-10)))
-        psnr = torch.cat(scores).mean().item()
-        if psnr > self.best_psnr:
+            image = self.generator.synthesis(inverter(target)).clamp(-1, 1)
+            scores.append(psnr(image, target))
+        return torch.cat(scores).mean().item()
+
+    def validate(self) -> float:
+        """The PSNR of the average, which is kept if it is the best so far."""
+        found = self.score(self.average)
+        if found > self.best_psnr:
             held = self.average.module.state_dict()
-            self.best_psnr, self.best_weights = psnr, {name: value.clone() for name, value in held.items()}
-        return psnr
+            self.best_psnr, self.best_weights = found, {name: value.clone() for name, value in held.items()}
+        return found
 
     def best(self) -> Inverter:
         """The inverter with the averaged weights that scored best, in evaluation mode."""

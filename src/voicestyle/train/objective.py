@@ -23,9 +23,17 @@ class Objective:
         embed_dim: of the joint space
         seed: of the bank before it has seen anything, and of the clustering
         world: the processes that train together
+
+    Raises:
+        ValueError: more prototypes than videos
     """
 
     def __init__(self, config: ObjectiveConfig, identities: Tensor, embed_dim: int, seed: int, world: World) -> None:
+        if (most := max(config.prototypes, default=0)) > len(identities):
+            raise ValueError(
+                f"recipe: objective.prototypes: got {most} prototypes for {len(identities)} pairs to train on; ask for "
+                "fewer"
+            )
         self.config, self.seed, self.world = config, seed, world
         self.identities = identities.to(world.device)
         noise = torch.randn(2, len(identities), embed_dim, generator=torch.Generator().manual_seed(seed))

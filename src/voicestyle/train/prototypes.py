@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from voicestyle.cache import kept
 from voicestyle.checkpoint import Model, check_replaceable, save_model
 from voicestyle.data.manifest import Manifest
 from voicestyle.image import load_image
-from voicestyle.inversion import LinearInverter, Perceptual, identity_features, invert
+from voicestyle.inversion import LinearInverter, Perceptual, Start, identity_features, invert
 from voicestyle.prototypes import PrototypeBank
 
 BATCH = 8  # pictures that are projected together; also how often a build leaves something behind to go on from
-# of each projection: the mean latent, or a one-shot estimate, by linear regression or by the model's own inverter
-Start = Literal["w_avg", "linear", "inverter"]
 Pictures = tuple[list[Tensor], Tensor]  # each (1,3,H,W) as it is, and all (N,3,size,size) as the generator draws them
 
 
@@ -101,8 +99,6 @@ class Projector:
         self.perceptual, self.invert_settings = perceptual, {"steps": steps, "batch": batch, "seed": seed, **settings}
         if start == "inverter" and model.inverter is None:
             raise ValueError(f"{model.folder}: this model has no inverter; start at 'linear', or train one")
-        self.inverter = LinearInverter(model.generator, seed=seed) if start == "linear" else None
-        self.inverter = model.inverter if start == "inverter" else self.inverter
         self.settings = {
             "start": start, "perceptual": "pixel" if perceptual is None else "lpips",
             "identity": "encoder" if model.identity is None else "ir_se50",
@@ -122,26 +118,30 @@ class Projector:
         return torch.cat([d["emb"] for d in done]), torch.cat([d["w"] for d in done])
 
     def _cached(self, name: bytes, load: Callable[[], Pictures]) -> Mapping[str, Tensor]:
-        if self.cache is None:
-            return self._project(*load())
-        path = self.cache / f"{hashlib.sha256(self.told.encode() + name).hexdigest()[:32]}.safetensors"
-        if not path.is_file():
-            self.cache.mkdir(parents=True, exist_ok=True)
-            beside = path.with_suffix(".tmp")
-            save_file(self._project(*load()), beside)
-            os.replace(beside, path)
-        return load_file(path)
+        digest = hashlib.sha256(self.told.encode() + name).hexdigest()[:32]
+        path = None if self.cache is None else self.cache / f"{digest}.safetensors"
+        return kept(path, lambda: self._project(*load()))
+
+    @cached_property
+    def _estimate(self) -> Callable[[Tensor], Tensor] | None:
+        """What says where the projections start; None: they start from w_avg."""
+        if self.settings["start"] != "linear":
+            return self.model.inverter if self.settings["start"] == "inverter" else None
+        return LinearInverter.learn(
+            self.model.generator, seed=self.invert_settings["seed"], cache=self.cache,
+            fingerprint=self.model.generator_fingerprint, progress=self.progress is not None,
+        )  # fmt: skip
 
     def _project(self, native: list[Tensor], target: Tensor) -> dict[str, Tensor]:
         generator, encoder = self.model.generator, self.model.encoder
         target = target.to(generator.w_avg)
         with torch.no_grad():
             emb = torch.cat([encoder.encode_face(picture.to(target)) for picture in native])
-            w = None if self.inverter is None else self.inverter(target)
+            w = None if self._estimate is None else self._estimate(target)
         if w is None or self.invert_settings["steps"] > 0:
             identity = identity_features(encoder, self.model.identity)
             w = invert(generator, target, identity, self.perceptual, w_init=w, **self.invert_settings).w
-        return {"emb": emb.cpu(), "w": w.cpu()}
+        return {"emb": emb, "w": w}
 
 
 def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from collections.abc import Iterable, Mapping
@@ -14,11 +15,18 @@ else:
     import tomli as tomllib
 
 
-def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+def load_recipe(
+    path: str | Path, overrides: Iterable[str] = (), defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The settings of a TOML recipe, with ``section.key=value`` overrides applied.
 
-    A value is read as TOML and, where it is not TOML, as a plain string. Only settings that the recipe states can be
-    overridden, by a value of the same type, so that a misspelt name is an error and not a silent default.
+    A value is read as TOML and, where it is not TOML, as a plain string. Only settings that the recipe states, or
+    that have a default, can be overridden, by a value of the same type: a misspelt name is an error.
+
+    Args:
+        path: of the recipe
+        overrides: what is to be changed
+        defaults: settings that the recipe may leave out, nested like it; only those that are overridden are added
 
     Raises:
         FileNotFoundError: there is no such recipe
@@ -32,23 +40,25 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, An
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a TOML file: {error}") from None
     for override in overrides:
-        _override(recipe, override, path)
+        _override(recipe, override, path, defaults or {})
     return recipe
 
 
-def _override(recipe: dict[str, Any], override: str, path: Path) -> None:
+def _override(recipe: dict[str, Any], override: str, path: Path, defaults: Mapping[str, Any]) -> None:
     name, equals, text = override.partition("=")
     if not equals or not name.strip():
         raise ValueError(f"override {override!r}: expected name=value, e.g. training.lr=0.001")
-    *sections, key = name.strip().split(".")
-    table: Any = recipe
+    name = name.strip()
+    known = {*_names(defaults), *_names(recipe)}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, cutoff=0.85)
+        instead = f"did you mean {' or '.join(map(repr, near))}?" if near else f"it has {sorted(known)}"
+        raise ValueError(f"override {override!r}: {path} has no setting {name!r}; {instead}")
+    *sections, key = name.split(".")
+    table = recipe
     for section in sections:
-        table = table.get(section) if isinstance(table, dict) else None
-    if not isinstance(table, dict) or key not in table or isinstance(table[key], dict):
-        raise ValueError(
-            f"override {override!r}: {path} has no setting {name.strip()!r}; it has {sorted(_names(recipe))}"
-        )
-    value, old = _parse(text.strip()), table[key]
+        table = table.setdefault(section, {})
+    value, old = _parse(text.strip()), table[key] if key in table else _lookup(defaults, name)
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if isinstance(old, str) and not isinstance(value, str):

@@ -41,9 +41,19 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self._writer is not None:
             self._writer.close()
+        if error and self.world.is_main:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Leave an empty folder where nothing has been made yet, for the recipe that failed may be mended now."""
+        claimed, state = [self.folder / "recipe.toml", self.folder / "run.json"], self.folder / "state"
+        if {*self.folder.iterdir()} <= {*claimed, state} and not any(state.iterdir()):
+            for path in claimed:
+                path.unlink(missing_ok=True)
+            state.rmdir()
 
     @classmethod
     def start(cls, folder: str | Path, recipe: dict[str, Any], resume: bool = False, world: World | None = None) -> Run:

@@ -16,6 +16,7 @@ REQUIRED = (
     "encoder", "views", "start", "objective", "schedule",
 )  # fmt: skip
 OPTIONAL = ("tensorboard", "validation", "supervision", "augment")  # off where a recipe lacks them
+LEAST = {"seed": 0, "save_every": 1, "log_every": 1}  # whole numbers
 
 
 @dataclass(frozen=True)
@@ -81,21 +82,21 @@ class ScheduleConfig:
 class ValidationConfig:
     """The section ``[validation]``: train identities that are held out and choose the best weights."""
 
-    fraction: float  # of the identities; 0: none, the last weights are returned
-    every: int  # steps
-    patience: int  # validations without a better AUC before training stops; 0: never
+    fraction: float = 0.0  # of the identities; 0: none, the last weights are returned
+    every: int = 50  # steps
+    patience: int = 0  # validations without a better AUC before training stops; 0: never
 
 
 @dataclass(frozen=True)
 class SupervisionConfig:
     """The section ``[supervision]``: see `supervision`."""
 
-    voices: str  # manifest with voices and genders; empty: none
-    faces: str  # manifest with faces, genders and ages; empty: none
-    batch: int  # of each, a step, over all processes
-    sex_weight: float
-    age_weight: float
-    lr: float  # of the heads
+    voices: str = ""  # manifest with voices and genders; empty: none
+    faces: str = ""  # manifest with faces, genders and ages; empty: none
+    batch: int = 64  # of each, a step, over all processes
+    sex_weight: float = 0.0
+    age_weight: float = 0.0
+    lr: float = 1e-2  # of the heads
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,25 @@ class Settings:
         return self.views.read == "features"
 
 
+def defaults() -> dict[str, Any]:
+    """What a recipe may leave out, and what holds then, nested as in a recipe."""
+    sections = {
+        "encoder": EncoderConfig, "views": ViewConfig, "objective": ObjectiveConfig, "schedule": ScheduleConfig,
+        "validation": ValidationConfig, "supervision": SupervisionConfig,
+    }  # fmt: skip
+    augment = {"voice": _defaults(VoiceAugmentation), "face": _defaults(FaceAugmentation)}
+    return {"tensorboard": False, "augment": augment, **{name: _defaults(cls) for name, cls in sections.items()}}
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    held = {field.name: field.default for field in dataclasses.fields(cls)}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in held.items()
+        if value is not dataclasses.MISSING
+    }
+
+
 def read_settings(recipe: dict[str, Any]) -> Settings:
     """The settings of a recipe; sections that it lacks are off.
 
@@ -130,10 +150,16 @@ def read_settings(recipe: dict[str, Any]) -> Settings:
         raise ValueError(f"recipe: unknown settings {unknown}; known: {sorted((*REQUIRED, *OPTIONAL))}")
     if missing := sorted(set(REQUIRED) - set(recipe)):
         raise ValueError(f"recipe: missing {missing}")
+    _check_plain(recipe)
     encoder = dict(recipe["encoder"])
     if encoder.get("log_mel") not in LOG_MELS:
         raise ValueError(f"recipe: encoder.log_mel: got {encoder.get('log_mel')!r}, expected one of {sorted(LOG_MELS)}")
     encoder["log_mel"] = LOG_MELS[encoder["log_mel"]]()
+    if "num_frames" in encoder:  # shorter crops than the front end's own make training cheaper
+        frames = encoder.pop("num_frames")
+        if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1:
+            raise ValueError(f"recipe: encoder.num_frames: got {frames!r}, expected a whole number of 1 or more")
+        encoder["log_mel"] = dataclasses.replace(encoder["log_mel"], num_frames=frames)
     weights = recipe["voice_weights"], recipe["face_weights"]
     if bool(weights[0]) != bool(weights[1]):
         raise ValueError(f"recipe: voice_weights and face_weights: got {weights}, expected both (frozen) or neither")
@@ -148,8 +174,8 @@ def read_settings(recipe: dict[str, Any]) -> Settings:
         _section(StartConfig, recipe["start"], "start"),
         _section(ObjectiveConfig, recipe["objective"], "objective"),
         _section(ScheduleConfig, recipe["schedule"], "schedule"),
-        _section(ValidationConfig, recipe.get("validation", _NO_VALIDATION), "validation"),
-        _section(SupervisionConfig, recipe.get("supervision", _NO_SUPERVISION), "supervision"),
+        _section(ValidationConfig, recipe.get("validation", {}), "validation"),
+        _section(SupervisionConfig, recipe.get("supervision", {}), "supervision"),
         _section(VoiceAugmentation, augment.get("voice", {}), "augment.voice"),
         _section(FaceAugmentation, augment.get("face", {}), "augment.face"),
         pretrained=bool(weights[0]),
@@ -158,8 +184,13 @@ def read_settings(recipe: dict[str, Any]) -> Settings:
     return settings
 
 
-_NO_VALIDATION = {"fraction": 0.0, "every": 1, "patience": 0}
-_NO_SUPERVISION = {"voices": "", "faces": "", "batch": 1, "sex_weight": 0.0, "age_weight": 0.0, "lr": 0.0}
+def _check_plain(recipe: dict[str, Any]) -> None:
+    """Raise ValueError for settings outside of the sections that are of another type or too small."""
+    for name, value in recipe.items():
+        if name in LEAST and (isinstance(value, bool) or not isinstance(value, int) or value < LEAST[name]):
+            raise ValueError(f"recipe: {name}: got {value!r}, expected a whole number of {LEAST[name]} or more")
+        if name in REQUIRED and name not in LEAST and not isinstance(value, (str, dict)):
+            raise ValueError(f"recipe: {name}: got {value!r}, expected text in quotes")
 
 
 def _section(cls: type, values: dict[str, Any], name: str) -> Any:
@@ -172,6 +203,9 @@ def _section(cls: type, values: dict[str, Any], name: str) -> Any:
             raise ValueError(f"recipe: {name}.{field}: got {value!r}, expected one of {choices}")
         if hint in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, hint)) or value < 0):
             raise ValueError(f"recipe: {name}.{field}: got {value!r}, expected a number of 0 or more")
+        if hint in (bool, str) and not isinstance(value, hint):
+            expected = "true or false" if hint is bool else "text in quotes"
+            raise ValueError(f"recipe: {name}.{field}: got {value!r}, expected {expected}")
     return made
 
 
@@ -208,6 +242,15 @@ def _check(settings: Settings) -> None:
             f"recipe: schedule: got batch {schedule.batch}, steps {schedule.steps}, lr {schedule.lr}; "
             "expected a batch of 2 or more, one step or more, and a rate above 0"
         )
+    objective = settings.objective
+    if not objective.temperature:
+        raise ValueError("recipe: objective.temperature: got 0, expected a number above 0")
+    if any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in objective.prototypes):
+        raise ValueError(
+            f"recipe: objective.prototypes: got {[*objective.prototypes]}, expected whole numbers of 1 or more"
+        )
+    if objective.prototypes and not objective.cluster_every:
+        raise ValueError("recipe: objective.cluster_every: got 0 steps, expected 1 or more")
     told = settings.supervision
     if (told.sex_weight or told.age_weight) and not (told.voices or told.faces):
         raise ValueError("recipe: supervision: weights above 0 need the manifest `voices` or `faces`")

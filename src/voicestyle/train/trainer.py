@@ -58,9 +58,6 @@ class Trainer:
         if self.world.device.type == "cuda" or settings.schedule.precision != "float32":
             # what such kernels are made for; in float32 on CPUs, oneDNN crashes on some shapes
             self.towers.to(memory_format=torch.channels_last)
-        self.is_local_norm = self.world.world_size > 1 and any(
-            type(m) in (nn.BatchNorm1d, nn.BatchNorm2d) for m in self.towers.modules()
-        )
         self.average = AveragedModel(
             self.towers, multi_avg_fn=get_ema_multi_avg_fn(settings.schedule.ema), use_buffers=True
         ).eval()
@@ -156,8 +153,6 @@ class Trainer:
             group["lr"] = self.lr * group["factor"]
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.is_local_norm:
-            self.world.broadcast(*self.towers.buffers())
         self.average.update_parameters(self.towers)
 
     def averaged(self) -> VoiceFaceEncoder:
