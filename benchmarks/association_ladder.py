@@ -86,7 +86,7 @@ def measure(rung: Rung, seed: int, args: argparse.Namespace, folder: Path) -> di
     if path.is_file():
         return json.loads(path.read_text())
     known = load_recipe(RECIPES / rung.recipe)
-    places = [place for place in args.overrides if has(known, place.partition("=")[0])]
+    places = [place for place in args.overrides if wants(known, place.partition("=")[0])]
     recipe = load_recipe(RECIPES / rung.recipe, [*rung.overrides, *places, f"seed={seed}"])
     start = time.perf_counter()
     scores: dict[str, float] = {}
@@ -102,13 +102,16 @@ def measure(rung: Rung, seed: int, args: argparse.Namespace, folder: Path) -> di
     return result
 
 
-def has(recipe: dict[str, Any], name: str) -> bool:
-    """Whether a recipe states a setting: places are given once for recipes of several kinds."""
+def wants(recipe: dict[str, Any], name: str) -> bool:
+    """Whether a recipe states a setting: places are given once for recipes of several kinds.
+
+    Backbones that a recipe gives no weights are to be trained, and get none.
+    """
     for part in name.split("."):
         if not isinstance(recipe, dict) or part not in recipe:
             return False
         recipe = recipe[part]
-    return True
+    return recipe != "" or not name.endswith("_weights")
 
 
 def line(rung: Rung, results: Sequence[dict[str, Any]]) -> str:

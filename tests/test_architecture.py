@@ -16,14 +16,13 @@ FLOORS = [
     ["config"],
     ["audio", "image", "animation", "cache", "nn.ops"],
     ["nn"],
-    ["latent", "losses", "clustering", "metrics"],
-    ["inversion", "guidance", "sampling", "prototypes", "checkpoint", "data", "download"],
+    ["latent", "losses", "clustering", "metrics", "sampling"],
+    ["inversion", "guidance", "prototypes", "checkpoint", "data", "download"],
     ["pipeline", "generation", "plots", "train", "evaluate", "convert", "cmpc2"],
     ["cli", "__main__"],
 ]
 SIBLINGS = {  # who may import on its own floor, and from whom
     "animation": {"image"}, "nn": {"nn"}, "data": {"data"}, "convert": {"convert"}, "checkpoint": {"prototypes"},
-    "inversion": {"sampling"},
     "pipeline": {"convert", "generation"}, "generation": {"pipeline"},
     "train": {"train", "convert"}, "evaluate": {"evaluate", "pipeline", "plots"}, "plots": {"plots", "pipeline"},
     "cmpc2": {"convert"}, "cli": {"cli"}, "__main__": {"cli"},
