@@ -309,6 +309,13 @@ def test_a_dry_run_prints_the_resolved_recipe(run, tmp_path) -> None:
     assert result.exit_code == 1 and "no such recipe" in result.stderr
 
 
+@pytest.mark.parametrize("part", ["generator", "inverter"])
+def test_settings_that_a_recipe_leaves_out_can_be_set(run, part: str, tmp_path) -> None:
+    recipe = Path(__file__).parents[1] / "recipes" / f"toy_{part}.toml"
+    result = run("train", part, recipe, "-o", tmp_path, "--dry-run", "--set", "tensorboard=true", given=False)
+    assert result.exit_code == 0 and "tensorboard = true" in result.stdout
+
+
 def commands(group=main, names=()):
     yield names
     for name, command in getattr(group, "commands", {}).items():

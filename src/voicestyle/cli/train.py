@@ -11,9 +11,12 @@ import click
 from voicestyle.cli import results
 from voicestyle.cli.options import option_json, option_out, option_overrides
 
+# what can be trained, and the module of `train` that knows the settings of its recipes
+SETTINGS = {"encoder": "settings", "generator": "generator_settings", "inverter": "inverter"}
+
 
 @click.command(short_help="Train a part of a model.")
-@click.argument("part", type=click.Choice(["encoder", "generator", "inverter"]))
+@click.argument("part", type=click.Choice([*SETTINGS]))
 @click.argument("recipe", type=click.Path(path_type=Path))
 @option_out("The folder of the run.")
 @option_overrides
@@ -34,11 +37,11 @@ def train(part: str, recipe: Path, out: Path, overrides: tuple[str, ...], dry_ru
         raise click.UsageError("--cross-validate is for the encoder")
     from importlib import import_module
 
-    from voicestyle.train import settings
     from voicestyle.train.recipe import dump_recipe, load_recipe
 
-    resolved = load_recipe(recipe, overrides, settings.defaults() if part == "encoder" else None)
-    import_module(f"voicestyle.train.{part}").read_settings(resolved)
+    settings = import_module(f"voicestyle.train.{SETTINGS[part]}")
+    resolved = load_recipe(recipe, overrides, settings.defaults())
+    settings.read_settings(resolved)
     if dry_run:
         click.echo(dump_recipe(resolved), nl=False)
         return

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from voicestyle.config import GeneratorConfig, from_dict
 from voicestyle.train.ada import COLORS, WARPS
+from voicestyle.train.recipe import defaults_of
 
 SIZES = (32, 64, 128, 256, 512, 1024)  # pixels: those that `GeneratorConfig` takes
 PLACES = ("seed", "save_every", "log_every", "ema_pictures", "precision", "compile", "tensorboard")
@@ -122,6 +123,13 @@ class Settings:
     start: str = ""  # run folder of a smaller or narrower generator to go on from
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: bool = False  # the synthesis network; a minute at the start of each stage
+
+
+def defaults() -> dict[str, Any]:
+    """What a recipe may leave out, less its stages, and what holds then."""
+    sections = {"data": DataConfig, "generator": GeneratorConfig, "discriminator": DiscriminatorConfig}
+    plain = {"start": "", "precision": "float32", "compile": False, "tensorboard": False}
+    return plain | {name: defaults_of(section) for name, section in sections.items()}
 
 
 def read_settings(recipe: dict[str, Any]) -> Settings:

@@ -25,6 +25,7 @@ from voicestyle.nn.inverter import Inverter
 from voicestyle.sampling import mean_latents
 from voicestyle.train.generator_settings import DataConfig
 from voicestyle.train.pictures import PictureStream, list_pictures
+from voicestyle.train.recipe import defaults_of
 from voicestyle.train.run import Run, rng_state, set_rng_state
 from voicestyle.train.start import seeded
 
@@ -81,6 +82,13 @@ class Settings:
     losses: LossConfig = LossConfig()
     data: DataConfig | None = None  # real pictures
     num_validation: int = 64  # pictures that are left out of the training: real ones, or else samples
+
+
+def defaults() -> dict[str, Any]:
+    """What a recipe may leave out, and what holds then."""
+    sections = {"samples": SampleConfig, "schedule": ScheduleConfig, "losses": LossConfig, "data": DataConfig}
+    plain = {"num_validation": Settings.num_validation, "tensorboard": False}
+    return plain | {name: defaults_of(section) for name, section in sections.items()}
 
 
 def read_settings(recipe: dict[str, Any]) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import sys
@@ -42,6 +43,16 @@ def load_recipe(
     for override in overrides:
         _override(recipe, override, path, defaults or {})
     return recipe
+
+
+def defaults_of(section: type) -> dict[str, Any]:
+    """What a section of a recipe may leave out, and what holds then: the defaults of its dataclass."""
+    held = {field.name: field.default for field in dataclasses.fields(section)}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in held.items()
+        if value is not dataclasses.MISSING
+    }
 
 
 def _override(recipe: dict[str, Any], override: str, path: Path, defaults: Mapping[str, Any]) -> None:

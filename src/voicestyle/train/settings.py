@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from voicestyle.config import EncoderConfig, LogMelConfig, from_dict
 from voicestyle.train.augment import FaceAugmentation, VoiceAugmentation
+from voicestyle.train.recipe import defaults_of
 
 LOG_MELS = {"cmpc": LogMelConfig.cmpc, "cmpc2": LogMelConfig.cmpc2, "ge2e": LogMelConfig.ge2e}
 MAX_SEED = 2**29  # a step's seed must fit into 64 bits
@@ -127,17 +128,8 @@ def defaults() -> dict[str, Any]:
         "encoder": EncoderConfig, "views": ViewConfig, "objective": ObjectiveConfig, "schedule": ScheduleConfig,
         "validation": ValidationConfig, "supervision": SupervisionConfig,
     }  # fmt: skip
-    augment = {"voice": _defaults(VoiceAugmentation), "face": _defaults(FaceAugmentation)}
-    return {"tensorboard": False, "augment": augment, **{name: _defaults(cls) for name, cls in sections.items()}}
-
-
-def _defaults(cls: type) -> dict[str, Any]:
-    held = {field.name: field.default for field in dataclasses.fields(cls)}
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in held.items()
-        if value is not dataclasses.MISSING
-    }
+    augment = {"voice": defaults_of(VoiceAugmentation), "face": defaults_of(FaceAugmentation)}
+    return {"tensorboard": False, "augment": augment, **{name: defaults_of(cls) for name, cls in sections.items()}}
 
 
 def read_settings(recipe: dict[str, Any]) -> Settings:
