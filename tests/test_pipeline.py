@@ -15,7 +15,7 @@ import voicestyle
 from tiny import VOICE, save_tiny
 from voicestyle import Generation, VoiceStyle
 from voicestyle.data.manifest import Item, Manifest
-from voicestyle.image import save_png, to_pil
+from voicestyle.image import face_region, save_png, to_pil
 from voicestyle.pipeline import DISCLAIMER
 from voicestyle.prototypes import PrototypeBank
 from voicestyle.train.prototypes import build_bank, build_prototypes
@@ -241,6 +241,21 @@ def test_inverting_a_generated_face_gives_it_back(vs: VoiceStyle, generation: Ge
     result = vs.invert(generation.image, steps=40)
     start = vs.invert(generation.image, steps=0)
     assert result.w.shape == (1, 16) and result.loss < 0.5 * start.loss
+
+
+def test_of_a_photograph_the_face_counts_and_no_inverter_looks_at_the_scene(
+    vs: VoiceStyle, generation: Generation, monkeypatch
+) -> None:
+    seen = []
+    monkeypatch.setattr("voicestyle.pipeline.invert", lambda *_, **settings: seen.append(settings))
+    monkeypatch.setattr("voicestyle.pipeline.align_face", lambda pil, size: pil)
+    photo = to_pil(generation.image)[0]
+    vs.invert(photo)
+    vs.invert(photo, align=True)
+    vs.invert(photo, align=True, region="all")
+    assert ["region" in settings for settings in seen] == [False, True, False]
+    assert torch.equal(seen[1]["region"], face_region(32))
+    assert vs.default_start("face") == "w_avg"
 
 
 class Look:

@@ -24,6 +24,10 @@ WHITE = (255, 255, 255)
 # exclusive): between the medians for photographs in the wild and for frontal faces, both aligned by landmarks.
 CANONICAL_FACE_BOX = (0.209, 0.292, 0.806, 0.889)
 
+# The ellipse of brows, cheeks and chin in that frame, of our own: center, half axes, and the width of its soft edge in
+# units of the half axes.
+FACE_REGION = (0.5, 0.52, 0.30, 0.40, 0.15)
+
 # The detector's smallest face has 80 px. Pictures are searched at these longest sides, then at twice as many pixels.
 _MIN_SEARCH_SIDE, _MAX_SEARCH_SIDE = 450, 1024
 # Its boxes come in sizes that are 1.2 apart (an image pyramid of 5/6); three searches in between divide that error.
@@ -179,6 +183,14 @@ def align_box(pil: Image.Image, box: Sequence[float], size: int) -> Image.Image:
     frame_left = (left + right - side * (face_left + face_right)) / 2
     frame_top = (top + bottom - side * (face_top + face_bottom)) / 2
     return _white_crop(pil, frame_left, frame_top, side, size)
+
+
+def face_region(size: int) -> Tensor:
+    """Where the face lies in the canonical frame: (1, 1, size, size), 1 inside, 0 outside, a soft edge between."""
+    x, y, half_width, half_height, edge = FACE_REGION
+    place = (torch.arange(size) + 0.5) / size
+    radius = (((place - x) / half_width).square() + ((place[:, None] - y) / half_height).square()).sqrt()
+    return ((1 - radius) / edge + 0.5).clamp(0, 1)[None, None]
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[tuple[Tensor | None, str]]]], tile: int = 128) -> Image.Image:

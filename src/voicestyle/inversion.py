@@ -17,6 +17,7 @@ from voicestyle.nn.inverter import ridge_regression
 from voicestyle.sampling import mean_latents
 
 Start = Literal["w_avg", "linear", "inverter"]  # the mean latent, or an estimate: linear, or by the model's inverter
+Region = Literal["all", "face"]  # where the look of a picture counts; the face: `image.face_region`
 
 NUM_SCALES = 4  # full size down to an eighth: coarse scales place the face, the finest draws it
 PERCEPTUAL_SIZE = 256  # pixels: larger pictures are averaged down for LPIPS (StyleGAN2, appendix D)
@@ -53,9 +54,12 @@ class ReconstructionObjective:
         perceptual_weight: float = 1.0,
         pixel_weight: float | None = None,  # None: 0 with a perceptual distance, else 1
         identity_weight: float | None = None,  # None: 1 with a perceptual distance, else 0.5
+        region: Tensor | None = None,  # (1,1,H,W) in [0,1]: where the look counts; None: everywhere
     ) -> None:
         has_perceptual = perceptual is not None
+        self.target = target
         self.pyramid = _pyramid(target)
+        self.region = None if region is None else region.to(target)
         self.face_features = face_features
         self.perceptual = perceptual
         self.perceptual_weight = perceptual_weight
@@ -78,16 +82,22 @@ class ReconstructionObjective:
         return loss
 
     def pixel_distance(self, image: Tensor) -> Tensor:
-        """Mean over scales of L1 + MSE (N,)."""
+        """Mean over scales of L1 + MSE (N,), a mean over the region."""
         total = image.new_zeros(image.shape[0])
-        for mine, target in zip(_pyramid(image), self.pyramid, strict=True):
+        for mine, target in zip(_pyramid(self._in_region(image)), self.pyramid, strict=True):
             error = mine - target
             total = total + (error.abs() + error.square()).mean((1, 2, 3))
-        return total / len(self.pyramid)
+        area = 1 if self.region is None else self.region.mean()
+        return total / len(self.pyramid) / area
 
     def perceptual_distance(self, image: Tensor) -> Tensor:
         """LPIPS (N,), >= 0."""
-        return self.perceptual.distance(self.perceptual.features(_at_most(image, PERCEPTUAL_SIZE)), self.look)
+        image = _at_most(self._in_region(image), PERCEPTUAL_SIZE)
+        return self.perceptual.distance(self.perceptual.features(image), self.look)
+
+    def _in_region(self, image: Tensor) -> Tensor:
+        """The picture in the region, and the target elsewhere."""
+        return image if self.region is None else torch.lerp(self.target, image, self.region)
 
     def identity_distance(self, image: Tensor) -> Tensor:
         """One minus the cosine of the face features (N,), in [0,2]."""
@@ -194,6 +204,7 @@ def invert(
     perceptual_weight: float = 1.0,
     pixel_weight: float | None = None,
     identity_weight: float | None = None,
+    region: Tensor | None = None,  # see `ReconstructionObjective`, e.g. `image.face_region`
     **settings: Any,  # further settings of `optimize_latent`
 ) -> LatentResult:
     """The latents whose pictures come nearest to `images`: w (N,w_dim), or (N,num_ws,w_dim) in W+.
@@ -212,7 +223,7 @@ def invert(
         target = picture.to(w)
         objective = ReconstructionObjective(
             target, face_features, perceptual, perceptual_weight=perceptual_weight, pixel_weight=pixel_weight,
-            identity_weight=identity_weight,
+            identity_weight=identity_weight, region=region,
         )  # fmt: skip
         parts.append(optimize_latent(generator, start, objective, num_steps=steps, lr=lr, **settings))
     return _joined(parts)

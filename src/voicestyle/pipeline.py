@@ -20,8 +20,8 @@ from voicestyle.config import GuidanceConfig
 from voicestyle.convert.lpips import find_backbone, read_lpips
 from voicestyle.generation import Generation
 from voicestyle.guidance import guide
-from voicestyle.image import align_face, contact_sheet, from_pil, open_image
-from voicestyle.inversion import LinearInverter, Perceptual, Start, identity_features, invert
+from voicestyle.image import align_face, contact_sheet, face_region, from_pil, open_image
+from voicestyle.inversion import LinearInverter, Perceptual, Region, Start, identity_features, invert
 from voicestyle.latent import Callback, LatentResult
 from voicestyle.prototypes import MemberOrder, Nearest, PrototypeBank
 from voicestyle.sampling import further_start, random_latents, undetermined
@@ -205,13 +205,17 @@ class VoiceStyle:
         space: Literal["w", "w_plus"] = "w",
         *,
         align: bool = False,
-        start: Start | None = None,  # None: the model's inverter, or the mean face where it has none
+        region: Region | None = None,  # where the look counts; None: the face of an aligned photograph, else all
+        start: Start | None = None,  # None: see `default_start`
         perceptual: Literal["auto", "lpips", "pixel"] = "auto",  # see `VoiceStyle.perceptual`
         **settings: Any,
     ) -> LatentResult:
         """The latents whose pictures come nearest to `images`; further settings are those of `inversion.invert`."""
         target = self.aligned(images, align)
-        settings = {"dtype": self.dtype, "batch": BATCH, "w_init": self.estimate(target, start), **settings}
+        region = region or self.default_region(align)
+        look = {"region": face_region(target.shape[-1])} if region == "face" else {}
+        w_init = self.estimate(target, start or self.default_start(region))
+        settings = {"dtype": self.dtype, "batch": BATCH, "w_init": w_init, **look, **settings}
         identity = identity_features(self.encoder, self.model.identity)
         return invert(self.generator, target, identity, self.perceptual(perceptual), space=space, **settings)
 
@@ -220,15 +224,24 @@ class VoiceStyle:
         pictures = [images] if isinstance(images, Picture) else images
         return torch.cat([_picture(p, self.generator.config.size, align) for p in pictures]).to(self.device)
 
-    @property
-    def default_start(self) -> Start:
-        """Where an inversion starts: the model's inverter says it, or it is the mean face where there is none."""
-        return "w_avg" if self.model.inverter is None else "inverter"
+    @staticmethod
+    def default_region(align: bool) -> Region:
+        """Where the look of a picture counts: of a photograph that was aligned, the face, for the generator knows no
+        scene behind it; else everywhere.
+        """
+        return "face" if align else "all"
+
+    def default_start(self, region: Region = "all") -> Start:
+        """Where an inversion starts: the model's inverter says it, for pictures that count as a whole.
+
+        It is the mean face where there is no inverter, or where it would see more than counts.
+        """
+        return "w_avg" if self.model.inverter is None or region != "all" else "inverter"
 
     @torch.no_grad()
     def estimate(self, images: Tensor, start: Start | None = None) -> Tensor:
         """Latents (N,w_dim) of pictures (N,3,size,size) without a search: where an inversion starts."""
-        start = start or self.default_start
+        start = start or self.default_start()
         if start == "w_avg":
             return self.generator.w_avg.expand(len(images), -1)
         inverter = self._linear if start == "linear" else self._part("inverter", "`voicestyle train inverter` adds one")

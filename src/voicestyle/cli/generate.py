@@ -160,11 +160,15 @@ def retrieve(
 @click.option("--space", type=click.Choice(["w", "w_plus"]), default="w", help="One latent, or one a layer.")
 @click.option(
     "--start", type=click.Choice(["w_avg", "linear", "inverter"]),
-    help="The mean face, or an estimate.  [default: the model's inverter; w_avg where it has none]",
+    help="The mean face, or an estimate.  [default: the model's inverter; w_avg for a face alone, or without inverter]",
 )  # fmt: skip
 @click.option(
     "--steps", type=click.IntRange(min=0), help="Of the projection.  [default: 300 from w_avg, 50 from an estimate]"
 )
+@click.option(
+    "--region", type=click.Choice(["all", "face"]),
+    help="Where the look counts; who it is, everywhere.  [default: face with --align, else all]",
+)  # fmt: skip
 @click.option("--lr", type=float, default=0.1, help="Learning rate.")
 @click.option("--compare", is_flag=True, help="Also NAME-compare.png: what was inverted beside its inversion.")
 @option_perceptual
@@ -187,7 +191,8 @@ def invert(
     """
     targets = results.picture_targets(images, out)
     vs = load(options)
-    options["start"] = start = options["start"] or vs.default_start
+    options["region"] = options["region"] or vs.default_region(align)
+    options["start"] = start = options["start"] or vs.default_start(options["region"])
     options["perceptual"] = "pixel" if load_perceptual(vs, perceptual) is None else "lpips"
     if options["steps"] is None:
         options["steps"] = STEPS[start]
