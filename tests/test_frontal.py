@@ -258,7 +258,12 @@ def test_without_frontal_pictures_the_frames_are_projected(
     estimate = LinearInverter.learn(model.generator)
     images = torch.cat([load_square(frame, 32) for frame in found.frames])
     assert torch.allclose(bank.member_w, estimate(images), atol=1e-5)
-    assert torch.equal(PrototypeBank.load(tmp_path / "bank.safetensors").member_w, bank.member_w)
+    error = (model.generator.synthesis(bank.member_w).clamp(-1, 1) - images).square().mean((1, 2, 3))
+    assert torch.allclose(bank.member_psnr, 10 * torch.log10(4 / error), atol=1e-3)
+    loaded = PrototypeBank.load(tmp_path / "bank.safetensors")
+    assert torch.equal(loaded.member_w, bank.member_w) and torch.equal(loaded.member_psnr, bank.member_psnr)
+    assert loaded.summary()["reconstruction_psnr_db"]["least"] == round(bank.member_psnr.min().item(), 2)
+    assert torch.equal(bank.subset(torch.tensor([1, 3])).member_psnr, bank.member_psnr[[1, 3]])
 
 
 def test_a_model_may_be_replaced_by_itself_with_its_bank(converted: Path, folders, tmp_path: Path) -> None:

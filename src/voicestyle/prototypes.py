@@ -27,7 +27,7 @@ NO_LATENTS = (
     "this bank has no latents: it only lists which video belongs to which prototype; "
     "`voicestyle prototypes build --model FOLDER --faces unzippedFaces --frontal VGG_ALL_FRONTAL -o OUT` makes them"
 )
-OPTIONAL = ("member_emb", "member_w")  # what a catalogue has not
+OPTIONAL = ("member_emb", "member_w", "member_psnr")  # what a catalogue has not
 
 MemberOrder = Literal["similarity", "dataset"]
 
@@ -55,6 +55,7 @@ class PrototypeBank:
     member_keys: list[str]  # anonymous names, e.g. "m00012"; "NAME/VIDEO" where the members are VoxCeleb videos
     encoder_fingerprint: str  # of the encoder that made the embeddings
     generator_fingerprint: str  # of the generator whose latents they are; "" in a catalogue
+    member_psnr: Tensor | None = None  # (M,) dB: how well each latent draws its picture; None: not known
 
     def __post_init__(self) -> None:
         num_prototypes, num_members = len(self.centroids), len(self.assignments)
@@ -62,6 +63,7 @@ class PrototypeBank:
         expected = {
             "centroids": (num_prototypes, dim), "concentrations": (num_prototypes,), "assignments": (num_members,),
             "member_emb": (num_members, dim), "member_identity": (num_members,),
+            "member_psnr": (num_members,),
             "member_w": (num_members, 0 if self.member_w is None else self.member_w.shape[-1]),
         }  # fmt: skip
         for name, shape in expected.items():
@@ -103,6 +105,7 @@ class PrototypeBank:
         encoder_fingerprint: str,
         generator_fingerprint: str,
         num_iters: int = 20,  # Lloyd iterations, as CMPC has them
+        psnr: Tensor | None = None,  # (M,) dB, of the latents' pictures
     ) -> PrototypeBank:
         """A bank of k prototypes of these faces, with anonymous keys and identities.
 
@@ -122,6 +125,7 @@ class PrototypeBank:
             member_keys=[f"m{i:05d}" for i in range(len(face_emb))],
             encoder_fingerprint=encoder_fingerprint,
             generator_fingerprint=generator_fingerprint,
+            member_psnr=psnr,
         )
 
     def nearest(
@@ -166,6 +170,7 @@ class PrototypeBank:
             assignments=assignments,
             member_emb=None if self.member_emb is None else self.member_emb[members],
             member_w=None if self.member_w is None else self.member_w[members],
+            member_psnr=None if self.member_psnr is None else self.member_psnr[members],
             member_identity=self.member_identity[members],
             member_keys=[self.member_keys[i] for i in members.tolist()],
         )
@@ -201,6 +206,12 @@ class PrototypeBank:
             "num_members": len(self.member_keys),
             "num_identities": len(self.member_identity.unique()),
             "has_latents": self.member_w is not None,
+            "reconstruction_psnr_db": None
+            if self.member_psnr is None
+            else {
+                name: round(value.item(), 2)
+                for name, value in (("mean", self.member_psnr.mean()), ("least", self.member_psnr.min()))
+            },
             "members_per_prototype": self.assignments.bincount(minlength=len(self.centroids)).tolist(),
             "encoder_fingerprint": self.encoder_fingerprint,
             "generator_fingerprint": self.generator_fingerprint,

@@ -13,6 +13,7 @@ from voicestyle.cli.options import load, option_json, option_model, option_out, 
 
 if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle
+    from voicestyle.prototypes import PrototypeBank
 
 METHODS = {"optimize": {"start": "w_avg", "steps": 300}, "one-shot": {"steps": 0}}
 
@@ -67,13 +68,15 @@ def build(manifests: tuple[Path, ...], out: Path, faces: Path | None, **options:
         raise click.UsageError("name manifests, or --faces for the members that the model lists")
     results.check_writable(out.parent)
     vs = load(options)
-    (_build_from_faces if faces else _build_from_manifests)(vs, faces or manifests, out, **options)
+    bank = (_build_from_faces if faces else _build_from_manifests)(vs, faces or manifests, out, **options)
+    reached = "PSNR {mean} dB on average, {least} at least".format(**bank.summary()["reconstruction_psnr_db"])
+    click.echo(f"{len(bank.member_keys)} members: {reached}", err=True)
     click.echo(out)
 
 
 def _build_from_manifests(
     vs: VoiceStyle, manifests: tuple[Path, ...], out: Path, *, k: int, split: str, **options: Any
-) -> None:
+) -> PrototypeBank:
     from voicestyle.train.prototypes import build_prototypes
 
     unused = [f"--{name}" for name in ("frontal", "similarity", "limit") if options.pop(name) is not None]
@@ -81,13 +84,13 @@ def _build_from_manifests(
         raise click.UsageError(f"{', '.join(unused)}: only with --faces")
     projection = _projection(vs, **options)
     with results.progress(None, "projected") as advance:
-        build_prototypes(vs.model, manifests, out, k=k, split=split, progress=advance, **projection)
+        return build_prototypes(vs.model, manifests, out, k=k, split=split, progress=advance, **projection)
 
 
 def _build_from_faces(
     vs: VoiceStyle, faces: Path, out: Path, *, k: int, split: str, frontal: Path | None, similarity: str | None,
     limit: int | None, **options: Any,
-) -> None:  # fmt: skip
+) -> PrototypeBank:  # fmt: skip
     from voicestyle.train.members import build_members, find_members
 
     similarity = similarity or ("clip" if options["reference"] else "face")
@@ -97,7 +100,7 @@ def _build_from_faces(
     members = find_members(vs.bank, faces, frontal, limit, options["seed"])
     click.echo(members.summary(), err=True)
     with results.progress(len(members), "projected") as advance:
-        build_members(vs.model, members, out, similarity=similarity, progress=advance, **projection)
+        return build_members(vs.model, members, out, similarity=similarity, progress=advance, **projection)
 
 
 def _projection(

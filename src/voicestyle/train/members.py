@@ -121,8 +121,8 @@ def build_members(
         for some in chunks(range(len(members)), project.batch):
             yield _names(members, some), lambda some=some: load(some)
 
-    emb, w = project(batches())
-    bank = replace(members.bank, member_emb=emb, member_w=w, generator_fingerprint=model.generator_fingerprint)
+    found = {f"member_{name}": value for name, value in project(batches()).items()}
+    bank = replace(members.bank, **found, generator_fingerprint=model.generator_fingerprint)
     write_bank(Path(out), model, bank, {**model.metadata, "members": {"similarity": similarity, **project.settings}})
     return bank
 

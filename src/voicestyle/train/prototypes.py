@@ -16,7 +16,7 @@ from voicestyle.cache import kept
 from voicestyle.checkpoint import Model, check_replaceable, save_model
 from voicestyle.data.manifest import Manifest
 from voicestyle.image import load_image
-from voicestyle.inversion import LinearInverter, Perceptual, Start, identity_features, invert
+from voicestyle.inversion import LinearInverter, Perceptual, Start, identity_features, invert, psnr
 from voicestyle.prototypes import PrototypeBank
 
 BATCH = 8  # pictures that are projected together; also how often a build leaves something behind to go on from
@@ -69,15 +69,15 @@ def build_bank(
             target = torch.cat([p if isinstance(p, Tensor) else load_image(p, size) for p in some])
             yield target.numpy().tobytes(), lambda native=native, target=target: (native, target)
 
-    emb, w = project(batches())
+    found = project(batches())
     return PrototypeBank.build(
-        emb, w, identities, k, seed,
+        found["emb"], found["w"], identities, k, seed, psnr=found["psnr"],
         encoder_fingerprint=model.encoder_fingerprint, generator_fingerprint=model.generator_fingerprint,
     )  # fmt: skip
 
 
 class Projector:
-    """Face embeddings and latents of pictures, batch by batch, from the cache where it has them."""
+    """Face embeddings and latents of pictures, and how well these draw them; by batches, which a cache may hold."""
 
     def __init__(
         self,
@@ -106,16 +106,16 @@ class Projector:
         }  # fmt: skip
         prints = [model.generator_fingerprint, model.encoder_fingerprint]
         prints += [model.inverter_fingerprint] if start == "inverter" else []
-        self.told = f"{' '.join(map(str, prints))} {depends_on} {sorted(self.settings.items())}"
+        self.told = f"emb, w, psnr {' '.join(map(str, prints))} {depends_on} {sorted(self.settings.items())}"
 
-    def __call__(self, batches: Iterator[tuple[bytes, Callable[[], Pictures]]]) -> tuple[Tensor, Tensor]:
-        """Embeddings (M,D) and latents (M,w_dim) of batches, each a name and what loads its pictures."""
+    def __call__(self, batches: Iterator[tuple[bytes, Callable[[], Pictures]]]) -> dict[str, Tensor]:
+        """``emb`` (M,D), ``w`` (M,w_dim) and ``psnr`` (M,), dB, of batches: each a name and what loads its pictures."""
         done = []
         for name, load in batches:
             done.append(self._cached(name, load))
             if self.progress is not None:
                 self.progress(len(done[-1]["w"]))
-        return torch.cat([d["emb"] for d in done]), torch.cat([d["w"] for d in done])
+        return {name: torch.cat([d[name] for d in done]) for name in ("emb", "w", "psnr")}
 
     def _cached(self, name: bytes, load: Callable[[], Pictures]) -> Mapping[str, Tensor]:
         digest = hashlib.sha256(self.told.encode() + name).hexdigest()[:32]
@@ -141,7 +141,9 @@ class Projector:
         if w is None or self.invert_settings["steps"] > 0:
             identity = identity_features(encoder, self.model.identity)
             w = invert(generator, target, identity, self.perceptual, w_init=w, **self.invert_settings).w
-        return {"emb": emb, "w": w}
+        with torch.no_grad():
+            reached = psnr(generator.synthesis(w.to(target)).clamp(-1, 1), target)
+        return {"emb": emb, "w": w, "psnr": reached}
 
 
 def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
