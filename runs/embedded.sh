@@ -49,7 +49,7 @@ if [[ ! -d $OUT/voicestyle-small ]]; then
     [[ -d $OUT/networks ]] || "${VOICESTYLE[@]}" models assemble recipes/embedded_model.toml -o "$OUT/networks"
     "${VOICESTYLE[@]}" train inverter recipes/embedded_inverter.toml -o "$OUT/inverter" --resume
     "${VOICESTYLE[@]}" prototypes build "$OUT/pairs.csv" --model "$OUT/inverter/model" -o "$OUT/voicestyle-small" \
-        --k 100 --start linear --steps 15
+        --k 100 --start inverter --steps 15
 fi
 
 # 5. what it is worth, on the `val` split: people that it has never seen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from voicestyle.config import InverterConfig
 from voicestyle.image import to_pil
 from voicestyle.nn.inverter import Inverter
 from voicestyle.sampling import mean_latents
-from voicestyle.train.prototypes import build_bank
+from voicestyle.train.prototypes import Projector, build_bank
 
 WITH_INVERTER = dataclasses.replace(CONFIG, inverter=InverterConfig.tiny())
 
@@ -153,6 +154,21 @@ def test_a_bank_is_built_by_the_models_inverter(vs, samples) -> None:
     assert torch.allclose(bank.member_w, vs.model.inverter(samples[1][:6]), atol=1e-4)
     with pytest.raises(ValueError, match="this model has no inverter"):
         build_bank(dataclasses.replace(vs.model, inverter=None), pictures, list("abcdef"), 2, start="inverter")
+
+
+def test_an_estimate_that_draws_worse_than_the_mean_face_is_no_start(vs, samples, monkeypatch) -> None:
+    seen = {}
+
+    def invert(*_: object, w_init: torch.Tensor, **__: object) -> SimpleNamespace:
+        seen["start"] = w_init
+        return SimpleNamespace(w=w_init)
+
+    wrong = samples[0][:2].clone()
+    wrong[1] += 50 * vs.generator.w_std
+    monkeypatch.setattr("voicestyle.train.prototypes.invert", invert)
+    monkeypatch.setattr(Projector, "_estimate", lambda _, images: wrong)
+    Projector(vs.model, start="inverter", steps=1)([(b"", lambda: (list(samples[1][:2].split(1)), samples[1][:2]))])
+    assert torch.equal(seen["start"][0], wrong[0]) and torch.equal(seen["start"][1], vs.generator.w_avg)
 
 
 # ------------------------------------------------------------------------------------------------------- command line

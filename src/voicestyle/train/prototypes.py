@@ -140,10 +140,21 @@ class Projector:
             w = None if self._estimate is None else self._estimate(target)
         if w is None or self.invert_settings["steps"] > 0:
             identity = identity_features(encoder, self.model.identity)
-            w = invert(generator, target, identity, self.perceptual, w_init=w, **self.invert_settings).w
-        with torch.no_grad():
-            reached = psnr(generator.synthesis(w.to(target)).clamp(-1, 1), target)
-        return {"emb": emb, "w": w, "psnr": reached}
+            start = None if w is None else self._not_worse_than_the_mean(w, target)
+            w = invert(generator, target, identity, self.perceptual, w_init=start, **self.invert_settings).w
+        return {"emb": emb, "w": w, "psnr": self._psnr(w, target)}
+
+    def _not_worse_than_the_mean(self, w: Tensor, target: Tensor) -> Tensor:
+        """The estimates (N,w_dim), less those that draw their picture worse than the mean face does.
+
+        Of an estimate far outside of the faces, few steps lead back: two members of a bank of a thousand were lost so.
+        """
+        mean = self.model.generator.w_avg.expand_as(w)
+        return torch.where((self._psnr(w, target) > self._psnr(mean, target))[:, None], w, mean)
+
+    @torch.no_grad()
+    def _psnr(self, w: Tensor, target: Tensor) -> Tensor:
+        return psnr(self.model.generator.synthesis(w.to(target)).clamp(-1, 1), target)
 
 
 def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
