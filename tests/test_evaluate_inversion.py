@@ -167,7 +167,8 @@ def test_each_factor_has_its_rows(vs: VoiceStyle, base: Targets) -> None:
         ("first row", "pixel + identity, W, 8 steps"), ("chance", "the mean face"),
         ("objective", "pixel"), ("objective", "identity"), ("space", "W+"),
         ("method", "linear estimate, 0 steps"), ("method", "linear estimate, 1 steps"),
-        ("quality", "low"), ("resolution", "1/2"), ("resolution", "1/4"), ("set", "others"),
+        ("region", "the face"), ("region", "others, the face"), ("quality", "low"),
+        ("resolution", "1/2"), ("resolution", "1/4"), ("set", "others"),
     ]  # fmt: skip
     few = study_conditions(vs, base, {"others": base}, SETTINGS, vary=["space"])
     assert [c.factor for c in few] == ["first row", "chance", "space"]
@@ -186,6 +187,14 @@ def test_the_first_row_beats_chance_and_repeats(vs: VoiceStyle, base: Targets) -
     assert np.mean(quality["PSNR to original (dB)"]) < np.mean(first["PSNR to original (dB)"])
     again = study_inversion(vs, conditions[:1], SETTINGS)
     assert again.rows[0].scores == first
+
+
+def test_where_the_face_alone_counts_the_rest_is_drawn_worse(vs: VoiceStyle, base: Targets) -> None:
+    boxed = dataclasses.replace(base, boxes=((0.0, 0.0, 32.0, 32.0),) * len(base))
+    conditions = study_conditions(vs, base, {"as taken": boxed}, SETTINGS, vary=["region"])
+    assert [c.name for c in conditions[2:]] == ["the face"]
+    first, _, face = study_inversion(vs, conditions, SETTINGS).rows
+    assert np.mean(face.scores["PSNR (dB)"]) < np.mean(first.scores["PSNR (dB)"])
 
 
 def test_scores_are_those_of_naive_formulas(vs: VoiceStyle, base: Targets, photos: list[Item]) -> None:

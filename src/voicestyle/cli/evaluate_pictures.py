@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 A_PATH = click.Path(path_type=Path)
 SOURCE = "FOLDER|MANIFEST"
-FACTORS = ("objective", "space", "method", "quality", "resolution", "set")  # `evaluate.inversion.FACTORS`, no torch
+# those of `evaluate.inversion`, whose import would bring torch
+FACTORS = ("objective", "space", "method", "region", "quality", "resolution", "set")
 option_split = click.option("--split", default="val", help="Of manifests.")
 
 
@@ -89,8 +90,9 @@ def _named(context: click.Context, option: click.Parameter, values: tuple[str, .
 def inversion(out: Path, as_json: bool, steps: int, lr: float, num_linear: int, **options: Any) -> None:
     """Example: voicestyle evaluate inversion --images pairs.csv --photos wild=pairs.csv -o study
 
-    Pictures projected into the latent space under several conditions: objective, space, method, quality, resolution,
-    and sets of pictures. The sheet shows the given pictures beside their inversions: mind whom you show it to.
+    Pictures projected into the latent space under several conditions: objective, space, method, region, quality,
+    resolution, and sets of pictures. The sheet shows the given pictures beside their inversions: mind whom you show it
+    to.
     """
     from voicestyle.evaluate.inversion import SHEET_NOTE, StudySettings
 

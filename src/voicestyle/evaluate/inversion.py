@@ -25,11 +25,12 @@ from torch import Tensor
 from voicestyle.cache import kept
 from voicestyle.config import to_dict
 from voicestyle.evaluate.targets import Targets, low_quality, smaller
-from voicestyle.image import contact_sheet
+from voicestyle.image import contact_sheet, face_region
 from voicestyle.inversion import (
     LinearInverter,
     Perceptual,
     ReconstructionObjective,
+    Region,
     Start,
     identity_features,
     invert,
@@ -40,7 +41,7 @@ from voicestyle.metrics import bootstrap_interval
 if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle
 
-FACTORS = ("objective", "space", "method", "quality", "resolution", "set")  # what can be varied
+FACTORS = ("objective", "space", "method", "region", "quality", "resolution", "set")  # what can be varied
 OBJECTIVES = (("LPIPS", "identity"), ("LPIPS",), ("pixel", "identity"), ("pixel",), ("identity",))
 REFINE = 10  # a one-shot estimate is refined for this part of the steps
 RESOLUTIONS = (2, 4)  # by how much smaller a picture was than what the generator draws
@@ -64,6 +65,7 @@ class Condition:
     steps: int
     space: Literal["w", "w_plus"] = "w"
     start: Start = "w_avg"
+    region: Region = "all"
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ class InversionStudy:
             c = row.condition
             rows.append({
                 "varied": c.factor, "condition": c.name, "objective": list(c.objective), "space": c.space,
-                "start": c.start, "steps": c.steps, "pictures": list(c.pictures.names), "scores": row.scores,
+                "region": c.region, "start": c.start, "steps": c.steps, "pictures": list(c.pictures.names),
+                "scores": row.scores,
                 "mean": {name: float(np.mean(values)) for name, values in row.scores.items()},
                 "seconds": row.seconds, "processor_seconds": row.processor_seconds, "cost": self._cost(row),
                 "identity_difference": self._difference(row),
@@ -190,6 +193,10 @@ def study_conditions(
             other("method", f"{name}, {num} steps", start=start, steps=num)
             for name, start in methods.items() for num in (0, few)
         ],
+        "region": lambda: [
+            other("region", f"{name}, the face" if name else "the face", pictures=pictures, region="face")
+            for name, pictures in {"": base, **sets}.items() if not pictures.boxes  # it is known in the frame alone
+        ],
         "quality": lambda: [other("quality", "low", pictures=low_quality(base, settings.seed))],
         "resolution": lambda: [
             other("resolution", f"1/{factor}", pictures=smaller(base, factor)) for factor in RESOLUTIONS
@@ -274,6 +281,7 @@ class _Run:
         model, c = self.vs.model, condition
         prints = [model.generator_fingerprint, model.encoder_fingerprint, model.identity_fingerprint]
         prints += [model.inverter_fingerprint] if c.start == "inverter" else []
+        prints += [c.region] if c.region != "all" else []
         how = [c.objective, c.steps, c.space, c.start, to_dict(self.settings), str(self.vs.dtype)]
         digest = hashlib.sha256(json.dumps([*prints, *how]).encode())
         digest.update(c.pictures.target.numpy().tobytes())
@@ -302,11 +310,12 @@ class _Run:
 
     def _optimize(self, condition: Condition, target: Tensor, w_init: Tensor) -> Tensor:
         uses = condition.objective
+        region = face_region(target.shape[-1]) if condition.region == "face" else None
         return invert(
             self.vs.generator, target, self.identity if "identity" in uses else None,
             self.perceptual if "LPIPS" in uses else None, pixel_weight=float("pixel" in uses), w_init=w_init,
             space=condition.space, steps=condition.steps, lr=self.settings.lr, seed=self.settings.seed, batch=BATCH,
-            dtype=self.vs.dtype,
+            dtype=self.vs.dtype, region=region,
         ).w  # fmt: skip
 
     @torch.no_grad()
