@@ -7,7 +7,7 @@
 # Expected: about 4.5 hours on two cores (views of the encoder 4 min, generator 3.5 hours, inverter 30 min, prototypes and
 # scores 15 min each), 120 MB of downloads; the model in runs/out/voicestyle-small, 26 MB, and its scores in
 # runs/out/scores.txt, near those of docs/results.md. The generator that the package carries was trained in parts by a script that the trainer grew out of
-# (dev/LOG.md), so a new one is alike, not equal.
+# (dev/LOG.md), and the latents of its bank come from several starts, so new ones are alike, not equal.
 set -euo pipefail
 
 DATA=$(cd "${1:?usage: $0 DATA}" && pwd)

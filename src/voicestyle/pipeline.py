@@ -226,8 +226,9 @@ class VoiceStyle:
 
     @staticmethod
     def default_region(align: bool) -> Region:
-        """Where the look of a picture counts: of a photograph that was aligned, the face, for the generator knows no
-        scene behind it; else everywhere.
+        """Where the look of a picture counts: in the face, of a photograph that was aligned; else everywhere.
+
+        The scene behind it is not asked for, and a generator that knows none blurs the face to imitate it.
         """
         return "face" if align else "all"
 

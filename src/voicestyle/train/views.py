@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
+from voicestyle.cache import kept
 from voicestyle.checkpoint import fingerprint
 from voicestyle.config import to_dict
 from voicestyle.data.manifest import Item, Manifest
@@ -100,11 +100,7 @@ def load_views(
     cached = Path(cache) / f"views-{told}.safetensors"
 
     def make() -> None:
-        made = _all_views(items, encoder, config, are_features, sides, progress)
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        beside = cached.with_suffix(f".{os.getpid()}.tmp")
-        save_file(made, beside)
-        os.replace(beside, cached)
+        kept(cached, lambda: _all_views(items, encoder, config, are_features, sides, progress))
 
     (world or World()).make_once(cached, make)
     views = load_file(cached)
