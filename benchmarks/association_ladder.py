@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from voicestyle.train.encoder import cross_validate, score_split, train_encoder
+from voicestyle.train.encoder.job import cross_validate, score_split, train_encoder
 from voicestyle.train.recipe import load_recipe
 from voicestyle.train.run import write_json
 

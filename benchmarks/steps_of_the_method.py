@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import voicestyle
-from voicestyle.cache import kept
+from voicestyle.files import kept
 from voicestyle.config import to_dict
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.pictures import canonical_picture

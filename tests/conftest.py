@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # toy networks are faster so, mos
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from voicestyle.train.morph import MIRRORED  # noqa: E402
+from voicestyle.train.generator.morph import MIRRORED  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 ASSETS = Path(__file__).resolve().parent / "assets"

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voicestyle.train.ada import COLORS, WARPS, AdaptiveProbability, Views, draw_views
+from voicestyle.train.generator.ada import COLORS, WARPS, AdaptiveProbability, Views, draw_views
 
 
 def pictures(num: int = 6, size: int = 16) -> torch.Tensor:

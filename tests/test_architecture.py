@@ -14,17 +14,17 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "voicestyle"
 
 FLOORS = [
     ["config"],
-    ["audio", "image", "animation", "cache", "nn.ops"],
+    ["audio", "image", "animation", "files", "nn.ops"],
     ["nn"],
     ["latent", "losses", "clustering", "metrics", "sampling"],
     ["inversion", "guidance", "prototypes", "checkpoint", "data", "download"],
-    ["pipeline", "generation", "plots", "train", "evaluate", "convert", "cmpc2"],
+    ["pipeline", "generation", "plots", "train", "build", "evaluate", "convert", "cmpc2"],
     ["cli", "__main__"],
 ]
 SIBLINGS = {  # who may import on its own floor, and from whom
     "animation": {"image"}, "nn": {"nn"}, "data": {"data"}, "convert": {"convert"}, "checkpoint": {"prototypes"},
     "pipeline": {"convert", "generation"}, "generation": {"pipeline"},
-    "train": {"train", "convert"}, "evaluate": {"evaluate", "pipeline", "plots"}, "plots": {"plots", "pipeline"},
+    "train": {"train", "build", "convert"}, "build": {"build", "convert", "train"}, "evaluate": {"evaluate", "pipeline", "plots"}, "plots": {"plots", "pipeline"},
     "cmpc2": {"convert"}, "cli": {"cli"}, "__main__": {"cli"},
 }  # fmt: skip
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fill import inp
-from voicestyle.train import augment
-from voicestyle.train.augment import FaceAugmentation, VoiceAugmentation
+from voicestyle.train.encoder import augment
+from voicestyle.train.encoder.augment import FaceAugmentation, VoiceAugmentation
 
 RATE = 16000
 EVERYTHING = {

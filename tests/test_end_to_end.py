@@ -15,10 +15,10 @@ from voicestyle.checkpoint import load_model
 from voicestyle.config import GuidanceConfig, to_dict
 from voicestyle.data.manifest import Manifest
 from voicestyle.evaluate.association import evaluate_association
-from voicestyle.train import generator as generator_training
-from voicestyle.train.assemble import assemble_model
-from voicestyle.train.encoder import train_encoder
-from voicestyle.train.prototypes import build_prototypes
+from voicestyle.train.generator import job as generator_training
+from voicestyle.build.assemble import assemble_model
+from voicestyle.train.encoder.job import train_encoder
+from voicestyle.build.prototypes import build_prototypes
 
 
 def make(folder: Path, toy: Path) -> voicestyle.Generation:  # noqa: F811

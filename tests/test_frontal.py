@@ -34,8 +34,8 @@ from voicestyle.data.frontal import (
 from voicestyle.image import load_image
 from voicestyle.inversion import LinearInverter
 from voicestyle.prototypes import PrototypeBank
-from voicestyle.train import members as building
-from voicestyle.train.members import build_members, find_members
+from voicestyle.build import members as building
+from voicestyle.build.members import build_members, find_members
 
 
 def picture(path: Path, color: tuple[int, int, int], size: tuple[int, int] = (24, 24), seed: int = 0) -> Path:

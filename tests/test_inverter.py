@@ -19,7 +19,7 @@ from voicestyle.config import InverterConfig
 from voicestyle.image import to_pil
 from voicestyle.nn.inverter import Inverter
 from voicestyle.sampling import mean_latents
-from voicestyle.train.prototypes import Projector, build_bank
+from voicestyle.build.prototypes import Projector, build_bank
 
 WITH_INVERTER = dataclasses.replace(CONFIG, inverter=InverterConfig.tiny())
 
@@ -165,7 +165,7 @@ def test_an_estimate_that_draws_worse_than_the_mean_face_is_no_start(vs, samples
 
     wrong = samples[0][:2].clone()
     wrong[1] += 50 * vs.generator.w_std
-    monkeypatch.setattr("voicestyle.train.prototypes.invert", invert)
+    monkeypatch.setattr("voicestyle.build.prototypes.invert", invert)
     monkeypatch.setattr(Projector, "_estimate", lambda _, images: wrong)
     Projector(vs.model, start="inverter", steps=1)([(b"", lambda: (list(samples[1][:2].split(1)), samples[1][:2]))])
     assert torch.equal(seen["start"][0], wrong[0]) and torch.equal(seen["start"][1], vs.generator.w_avg)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from voicestyle.train.morph import MIRRORED, MorphSpace, outline, spline_grid
+from voicestyle.train.generator.morph import MIRRORED, MorphSpace, outline, spline_grid
 
 
 def plain_grid(size: int) -> torch.Tensor:

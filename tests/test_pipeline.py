@@ -18,7 +18,7 @@ from voicestyle.data.manifest import Item, Manifest
 from voicestyle.image import face_region, save_png, to_pil
 from voicestyle.pipeline import DISCLAIMER
 from voicestyle.prototypes import PrototypeBank
-from voicestyle.train.prototypes import build_bank, build_prototypes
+from voicestyle.build.prototypes import build_bank, build_prototypes
 
 
 @pytest.fixture(scope="module")

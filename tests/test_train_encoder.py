@@ -18,11 +18,12 @@ from voicestyle.checkpoint import load_model
 from voicestyle.config import EncoderConfig, LogMelConfig
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.nn.encoder import VoiceFaceEncoder
-from voicestyle.train import encoder as train
-from voicestyle.train import start, trainer
-from voicestyle.train import views as view_module
+from voicestyle.train.encoder import job as train
+from voicestyle.train.encoder import start
+from voicestyle.train.encoder import trainer
+from voicestyle.train.encoder import views as view_module
 from voicestyle.train.run import load_recipe
-from voicestyle.train.settings import ViewConfig
+from voicestyle.train.encoder.settings import ViewConfig
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 NUM_PEOPLE = 6

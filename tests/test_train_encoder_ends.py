@@ -24,11 +24,11 @@ from test_train_encoder import RESNET_READERS, recipe, toy  # noqa: F401, the fi
 from test_train_encoder_steps import ITEMS, SOURCE, TESTS, fit, frozen, merged  # noqa: F401, the fixture
 from voicestyle.cli import main
 from voicestyle.data.manifest import Item, Manifest
-from voicestyle.train import encoder as train
-from voicestyle.train import validation
+from voicestyle.train.encoder import job as train
+from voicestyle.train.encoder import validation
 from voicestyle.train.recipe import dump_recipe
-from voicestyle.train.settings import SupervisionConfig
-from voicestyle.train.supervision import AGE_SCALE, MEAN_AGE, SupervisionHeads, labels_of
+from voicestyle.train.encoder.settings import SupervisionConfig
+from voicestyle.train.encoder.supervision import AGE_SCALE, MEAN_AGE, SupervisionHeads, labels_of
 
 # --------------------------------------------------------------------------------------------------------- validation
 
@@ -153,7 +153,8 @@ KILLED = """
     from pathlib import Path
     from test_train_encoder import RESNET_READERS
     from voicestyle.cli import main
-    from voicestyle.train import start, trainer
+    from voicestyle.train.encoder import start
+from voicestyle.train.encoder import trainer
 
     start.READERS = RESNET_READERS
     step, whole_fsync, saved = trainer.Trainer.train_step, os.fsync, []

@@ -14,11 +14,11 @@ from test_distributed import torchrun
 from voicestyle.config import GeneratorConfig, to_dict
 from voicestyle.image import save_png
 from voicestyle.nn.stylegan2 import Discriminator, Generator
-from voicestyle.train import generator as training
-from voicestyle.train import generator_trainer
-from voicestyle.train.generator import train_generator
-from voicestyle.train.generator_settings import read_settings
-from voicestyle.train.grow import grow, grow_discriminator
+from voicestyle.train.generator import job as training
+from voicestyle.train.generator import trainer as generator_trainer
+from voicestyle.train.generator.job import train_generator
+from voicestyle.train.generator.settings import read_settings
+from voicestyle.train.generator.grow import grow, grow_discriminator
 from voicestyle.train.recipe import load_recipe
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -179,7 +179,7 @@ def test_two_processes_train_as_one(whole_gan, tmp_path: Path, face_set) -> None
     (tmp_path / "recipes.json").write_text(json.dumps(recipes))
     (tmp_path / "train.py").write_text(f"""
 import json, os, sys, torch
-from voicestyle.train import generator as training
+from voicestyle.train.generator import job as training
 training.load_pictures = lambda settings, size: torch.load("{tmp_path}/faces.pt")
 kind = sys.argv[1]
 recipe = json.load(open("{tmp_path}/recipes.json"))[kind]

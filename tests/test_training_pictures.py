@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from voicestyle.image import from_pil, load_image, save_png
-from voicestyle.train.generator_settings import DataConfig
+from voicestyle.train.generator.settings import DataConfig
 from voicestyle.train.pictures import PictureStream, list_pictures
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from voicestyle.cache import kept
+from voicestyle.files import kept
 from voicestyle.latent import LatentResult, optimize_latent
 from voicestyle.nn.inverter import ridge_regression
 from voicestyle.sampling import mean_latents

@@ -48,7 +48,7 @@ def assemble(recipe: Path, out: Path, overrides: tuple[str, ...]) -> None:
 
     A model folder out of a trained encoder and generator, still without prototypes (see `prototypes build`).
     """
-    from voicestyle.train.assemble import assemble_model
+    from voicestyle.build.assemble import assemble_model
     from voicestyle.train.run import load_recipe
 
     results.check_writable(out.parent)

@@ -77,7 +77,7 @@ def build(manifests: tuple[Path, ...], out: Path, faces: Path | None, **options:
 def _build_from_manifests(
     vs: VoiceStyle, manifests: tuple[Path, ...], out: Path, *, k: int, split: str, **options: Any
 ) -> PrototypeBank:
-    from voicestyle.train.prototypes import build_prototypes
+    from voicestyle.build.prototypes import build_prototypes
 
     unused = [f"--{name}" for name in ("frontal", "similarity", "limit") if options.pop(name) is not None]
     if unused:
@@ -91,7 +91,7 @@ def _build_from_faces(
     vs: VoiceStyle, faces: Path, out: Path, *, k: int, split: str, frontal: Path | None, similarity: str | None,
     limit: int | None, **options: Any,
 ) -> PrototypeBank:  # fmt: skip
-    from voicestyle.train.members import build_members, find_members
+    from voicestyle.build.members import build_members, find_members
 
     similarity = similarity or ("clip" if options["reference"] else "face")
     if options["reference"] and similarity == "clip":
@@ -107,7 +107,7 @@ def _projection(
     vs: VoiceStyle, *, method: str, start: str | None, steps: int | None, perceptual: str | None, reference: bool,
     **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """The settings of `train.prototypes.Projector`."""
+    """The settings of `build.prototypes.Projector`."""
     from voicestyle.inversion import REFERENCE
 
     given = {name: value for name, value in (("start", start), ("steps", steps)) if value is not None}

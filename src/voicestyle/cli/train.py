@@ -65,7 +65,7 @@ def _train(part: str, recipe: dict[str, Any], out: Path, options: dict[str, Any]
 
 def _cross_validate(recipe: dict[str, Any], out: Path, options: dict[str, Any]) -> None:
     """Print mean and spread over folds, a line a stratum; write them into the folder."""
-    from voicestyle.train.encoder import cross_validate
+    from voicestyle.train.encoder.job import cross_validate
 
     found = cross_validate(recipe, options["cross_validate"], out, device=options["device"])
     if _is_main():

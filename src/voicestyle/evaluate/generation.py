@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from voicestyle.cache import kept
+from voicestyle.files import kept
 from voicestyle.config import to_dict
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.pictures import canonical_picture

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from voicestyle.cache import kept
+from voicestyle.files import kept
 from voicestyle.config import to_dict
 from voicestyle.evaluate.targets import Targets, low_quality, smaller
 from voicestyle.image import contact_sheet, face_region

@@ -17,7 +17,7 @@ from torch import Tensor
 from voicestyle.data.folders import PICTURES
 from voicestyle.data.manifest import Manifest
 from voicestyle.image import from_pil, open_image
-from voicestyle.train.generator_settings import DataConfig
+from voicestyle.train.generator.settings import DataConfig
 
 
 @dataclass(frozen=True)

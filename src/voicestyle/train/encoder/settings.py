@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from voicestyle.config import EncoderConfig, LogMelConfig, from_dict
-from voicestyle.train.augment import FaceAugmentation, VoiceAugmentation
+from voicestyle.train.encoder.augment import FaceAugmentation, VoiceAugmentation
 from voicestyle.train.recipe import defaults_of
 
 LOG_MELS = {"cmpc": LogMelConfig.cmpc, "cmpc2": LogMelConfig.cmpc2, "ge2e": LogMelConfig.ge2e}

@@ -18,7 +18,7 @@ from voicestyle.audio import load_audio, log_mel, normalize_volume, remove_silen
 from voicestyle.data.manifest import Item
 from voicestyle.data.shards import LogMelShards
 from voicestyle.image import crop_resize
-from voicestyle.train.augment import (
+from voicestyle.train.encoder.augment import (
     augment_picture,
     augment_waveform,
     jitter_crop,
@@ -26,8 +26,8 @@ from voicestyle.train.augment import (
     window_start,
 )
 from voicestyle.train.distributed import World
-from voicestyle.train.settings import Settings
-from voicestyle.train.views import Views, average_windows, canonical_pictures, number_identities, pad_frames
+from voicestyle.train.encoder.settings import Settings
+from voicestyle.train.encoder.views import Views, average_windows, canonical_pictures, number_identities, pad_frames
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from voicestyle.nn.stylegan2 import Mapping
-from voicestyle.train.morph import MorphSpace
+from voicestyle.train.generator.morph import MorphSpace
 
 MIN_MORPH_SIZE = 64  # pixels: a morph below would be blurred by its warp
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from voicestyle.data.manifest import Item
 from voicestyle.metrics import roc_auc
-from voicestyle.train.views import Views, average_windows
+from voicestyle.train.encoder.views import Views, average_windows
 
 CHUNK = 64  # items that go through the networks at a time
 

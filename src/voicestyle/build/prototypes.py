@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from voicestyle.cache import kept
+from voicestyle.files import kept
 from voicestyle.checkpoint import Model, check_replaceable, save_model
 from voicestyle.data.manifest import Manifest
 from voicestyle.image import load_image

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from voicestyle.train.generator_settings import Stage
+from voicestyle.train.generator.settings import Stage
 
 MAX_MEMBERS = 8  # faces in one mean: as many as the method averages
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from voicestyle.config import GeneratorConfig, from_dict
-from voicestyle.train.ada import COLORS, WARPS
+from voicestyle.train.generator.ada import COLORS, WARPS
 from voicestyle.train.recipe import defaults_of
 
 SIZES = (32, 64, 128, 256, 512, 1024)  # pixels: those that `GeneratorConfig` takes
@@ -31,7 +31,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class CodeConfig:
-    """The section ``[codes]``: a code for each picture, see `train.faces`; without it, all are random."""
+    """The section ``[codes]``: a code for each picture, see `train.generator.codes`; without it, all are random."""
 
     landmarks: str  # dlib's shape_predictor_68_face_landmarks.dat
 
@@ -77,7 +77,7 @@ class Stage:
     momentum: float = 0.0  # Adam's beta1; a decoder wants 0.9, a GAN none
     warm_up: float = 0.0  # part of the steps in which the learning rate rises
     cool_down: float = 0.0  # part in which it falls
-    latent_lr: float = 0.0  # of each picture's own part of its latent, see `train.faces`; 0: it stays as it is
+    latent_lr: float = 0.0  # of each picture's own part of its latent, see `train.generator.codes`; 0: it stays as it is
     noise: bool = False  # random noise maps (StyleGAN, section 2); without them the network has none
     # weights of losses
     pixel: float = 1.0

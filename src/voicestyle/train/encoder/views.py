@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from voicestyle.cache import kept
+from voicestyle.files import kept
 from voicestyle.checkpoint import fingerprint
 from voicestyle.config import to_dict
 from voicestyle.data.manifest import Item, Manifest
@@ -27,7 +27,7 @@ from voicestyle.data.shards import whole_log_mel
 from voicestyle.image import crop_resize
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.train.distributed import World
-from voicestyle.train.settings import ViewConfig
+from voicestyle.train.encoder.settings import ViewConfig
 
 SIDES = ("voice", "face")
 

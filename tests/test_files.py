@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from voicestyle.cache import kept
+from voicestyle.files import kept
 
 
 def test_what_was_made_is_read_again(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_a_stop_leaves_nothing_behind(tmp_path: Path, monkeypatch) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         kept(tmp_path / "x.safetensors", lambda: stop())
-    monkeypatch.setattr("voicestyle.cache.os.replace", stop)
+    monkeypatch.setattr("voicestyle.files.os.replace", stop)
     with pytest.raises(KeyboardInterrupt):
         kept(tmp_path / "x.safetensors", lambda: {"w": torch.zeros(1)})
     assert not list(tmp_path.iterdir())

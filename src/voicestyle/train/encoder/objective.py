@@ -11,7 +11,7 @@ from torch import Tensor
 from voicestyle.clustering import Clusters, kmeans
 from voicestyle.losses import cmpc_loss, cmpc_loss_reference
 from voicestyle.train.distributed import World
-from voicestyle.train.settings import ObjectiveConfig
+from voicestyle.train.encoder.settings import ObjectiveConfig
 
 
 class Objective:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from voicestyle.convert.dlib import read_state
 from voicestyle.convert.ge2e import from_resemblyzer
 from voicestyle.nn.encoder import VoiceFaceEncoder
-from voicestyle.train.settings import Settings
+from voicestyle.train.encoder.settings import Settings
 
 READERS = {"ge2e": from_resemblyzer, "dlib_resnet": read_state}  # of the published weights of frozen backbones
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from voicestyle.train.settings import ScheduleConfig
+from voicestyle.train.encoder.settings import ScheduleConfig
 
 
 def lr_of_step(schedule: ScheduleConfig, step: int) -> float:
