@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-SOURCE = Path(__file__).resolve().parents[1] / "src" / "voicestyle"
+from structure import SOURCE, imports_of, modules
 
 FLOORS = [
     ["config"],
@@ -39,35 +38,16 @@ def place(module: str) -> tuple[int, str]:
     return floor, name
 
 
-def imports_of(path: Path) -> set[str]:
-    """Our own modules that a file imports, anywhere in it, without the package's name."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {
-                n if (SOURCE.parent / n.replace(".", "/")).with_suffix(".py").exists() else node.module for n in names
-            }
-        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: relative import"
-    return {name.removeprefix("voicestyle.") for name in found if name.startswith("voicestyle.")}
-
-
-def modules() -> list[Path]:
-    return sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py")
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(SOURCE).as_posix())
-def test_imports_go_down(path: Path) -> None:
-    floor, name = place(path.relative_to(SOURCE).with_suffix("").as_posix().replace("/", "."))
-    for imported in imports_of(path):
+@pytest.mark.parametrize("module", modules())
+def test_imports_go_down(module: str) -> None:
+    floor, name = place(module)
+    for imported in imports_of(modules()[module]):
         its_floor, its_name = place(imported)
         below = its_floor < floor
-        assert below or its_name in SIBLINGS.get(name, set()), f"{path.name} imports {imported}, which is not below it"
+        assert below or its_name in SIBLINGS.get(name, set()), f"{module} imports {imported}, which is not below it"
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(SOURCE).as_posix())
+@pytest.mark.parametrize("path", modules().values(), ids=[*modules()])
 def test_the_library_leaves_the_process_alone(path: Path) -> None:
     """No printing, exiting, thread counts, or devices taken for granted."""
     doors = SOURCE / "cli"

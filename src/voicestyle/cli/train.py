@@ -11,12 +11,16 @@ import click
 from voicestyle.cli import results
 from voicestyle.cli.options import option_json, option_out, option_overrides
 
-# what can be trained, and the module of `train` that knows the settings of its recipes
-SETTINGS = {"encoder": "settings", "generator": "generator_settings", "inverter": "inverter"}
+# what can be trained, and the modules of `train` that know the settings of its recipes and do it
+MODULES = {
+    "encoder": ("encoder.settings", "encoder.job"),
+    "generator": ("generator.settings", "generator.job"),
+    "inverter": ("inverter", "inverter"),
+}
 
 
 @click.command(short_help="Train a part of a model.")
-@click.argument("part", type=click.Choice([*SETTINGS]))
+@click.argument("part", type=click.Choice([*MODULES]))
 @click.argument("recipe", type=click.Path(path_type=Path))
 @option_out("The folder of the run.")
 @option_overrides
@@ -39,7 +43,7 @@ def train(part: str, recipe: Path, out: Path, overrides: tuple[str, ...], dry_ru
 
     from voicestyle.train.recipe import dump_recipe, load_recipe
 
-    settings = import_module(f"voicestyle.train.{SETTINGS[part]}")
+    settings = import_module(f"voicestyle.train.{MODULES[part][0]}")
     resolved = load_recipe(recipe, overrides, settings.defaults())
     settings.read_settings(resolved)
     if dry_run:
@@ -56,7 +60,7 @@ def _train(part: str, recipe: dict[str, Any], out: Path, options: dict[str, Any]
     """Train, and print the folder of the run."""
     from importlib import import_module
 
-    train_part = getattr(import_module(f"voicestyle.train.{part}"), f"train_{part}")
+    train_part = getattr(import_module(f"voicestyle.train.{MODULES[part][1]}"), f"train_{part}")
     chosen = {"device": options["device"]} if options["device"] else {}
     train_part(recipe, out, resume=options["resume"], **chosen)
     if _is_main():
