@@ -32,12 +32,12 @@ from voicestyle.data.pictures import canonical_picture
 from voicestyle.evaluate.generation import Faces, scores
 from voicestyle.evaluate.judge import Judge
 from voicestyle.prototypes import PrototypeBank
-from voicestyle.train.recipe import load_recipe
 from voicestyle.train.encoder.settings import read_settings
 from voicestyle.train.encoder.start import start_encoder
 from voicestyle.train.encoder.trainer import Trainer
 from voicestyle.train.encoder.validation import deal_identities, embed
 from voicestyle.train.encoder.views import Views, load_views, usable_items
+from voicestyle.train.recipe import load_recipe
 
 SHOWN = (
     ("sex agreement", "any"), ("age", "any"), ("style matching 1:2", "any"), ("style matching 1:2", "same gender"),

@@ -22,13 +22,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 import voicestyle
-from voicestyle.files import kept
 from voicestyle.config import to_dict
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.pictures import canonical_picture
 from voicestyle.evaluate.generation import Faces, sex_agreement, style_matching
 from voicestyle.evaluate.judge import Judge
 from voicestyle.evaluate.report import Report
+from voicestyle.files import kept
 from voicestyle.image import contact_sheet, save_png
 from voicestyle.metrics import bootstrap_interval
 from voicestyle.sampling import random_latents

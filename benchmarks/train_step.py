@@ -24,12 +24,12 @@ import torch.nn.functional as F
 
 from voicestyle.losses import cmpc_loss
 from voicestyle.nn.encoder import VoiceFaceEncoder
-from voicestyle.train.encoder.batches import Batch
 from voicestyle.train.distributed import World
-from voicestyle.train.recipe import load_recipe
+from voicestyle.train.encoder.batches import Batch
 from voicestyle.train.encoder.settings import Settings, read_settings
 from voicestyle.train.encoder.start import start_encoder
 from voicestyle.train.encoder.trainer import Trainer
+from voicestyle.train.recipe import load_recipe
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "pairs_resnet10_encoder.toml"
 

@@ -1,4 +1,4 @@
-"""The structure of the package in numbers: files, lines, arrows of import, circles; `python dev/structure.py [CHECKOUT]`.
+"""The package in numbers: files, lines, arrows of import, circles: `python dev/structure.py [CHECKOUT]`.
 
 An arrow is an import of one module of the package by another, anywhere in it, those for type checkers too.
 """

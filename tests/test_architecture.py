@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from structure import SOURCE, imports_of, modules
 
 FLOORS = [
@@ -21,11 +22,21 @@ FLOORS = [
     ["cli", "__main__"],
 ]
 SIBLINGS = {  # who may import on its own floor, and from whom
-    "animation": {"image"}, "nn": {"nn"}, "data": {"data"}, "convert": {"convert"}, "checkpoint": {"prototypes"},
-    "pipeline": {"convert", "generation"}, "generation": {"pipeline"},
-    "train": {"train", "build", "convert"}, "build": {"build", "convert", "train"}, "evaluate": {"evaluate", "pipeline", "plots"}, "plots": {"plots", "pipeline"},
-    "cmpc2": {"convert"}, "cli": {"cli"}, "__main__": {"cli"},
-}  # fmt: skip
+    "animation": {"image"},
+    "nn": {"nn"},
+    "data": {"data"},
+    "convert": {"convert"},
+    "checkpoint": {"prototypes"},
+    "pipeline": {"convert", "generation"},
+    "generation": {"pipeline"},
+    "train": {"train", "build", "convert"},
+    "build": {"build", "convert", "train"},
+    "evaluate": {"evaluate", "pipeline", "plots"},
+    "plots": {"plots", "pipeline"},
+    "cmpc2": {"convert"},
+    "cli": {"cli"},
+    "__main__": {"cli"},
+}
 
 
 def place(module: str) -> tuple[int, str]:

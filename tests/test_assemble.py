@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tiny import save_tiny, tiny_generator
+from voicestyle.build.assemble import assemble_model
 from voicestyle.checkpoint import load_model
 from voicestyle.config import GuidanceConfig, to_dict
-from voicestyle.build.assemble import assemble_model
 from voicestyle.train.run import dump_recipe
 
 

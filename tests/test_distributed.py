@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from test_train_encoder import RECIPES, RESNET_READERS, frozen_recipe, toy  # noqa: F401, the fixture
-from voicestyle.train.encoder import start
 from voicestyle.train.distributed import World, connect
+from voicestyle.train.encoder import start
 from voicestyle.train.encoder.job import train_encoder
-from voicestyle.train.recipe import dump_recipe, load_recipe
 from voicestyle.train.encoder.settings import defaults
+from voicestyle.train.recipe import dump_recipe, load_recipe
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 TESTS = Path(__file__).resolve().parent

@@ -11,14 +11,14 @@ import voicestyle
 from test_train_encoder import recipe as encoder_recipe
 from test_train_encoder import toy  # noqa: F401, the fixture
 from test_train_generator import RECIPE as GENERATOR_RECIPE
+from voicestyle.build.assemble import assemble_model
+from voicestyle.build.prototypes import build_prototypes
 from voicestyle.checkpoint import load_model
 from voicestyle.config import GuidanceConfig, to_dict
 from voicestyle.data.manifest import Manifest
 from voicestyle.evaluate.association import evaluate_association
-from voicestyle.train.generator import job as generator_training
-from voicestyle.build.assemble import assemble_model
 from voicestyle.train.encoder.job import train_encoder
-from voicestyle.build.prototypes import build_prototypes
+from voicestyle.train.generator import job as generator_training
 
 
 def make(folder: Path, toy: Path) -> voicestyle.Generation:  # noqa: F811

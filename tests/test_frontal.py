@@ -20,6 +20,8 @@ from torch import Tensor
 import voicestyle
 from tiny import VOICE, save_tiny
 from voicestyle import inversion
+from voicestyle.build import members as building
+from voicestyle.build.members import build_members, find_members
 from voicestyle.checkpoint import load_model, save_model
 from voicestyle.data.frontal import (
     CLIP_HUB,
@@ -34,8 +36,6 @@ from voicestyle.data.frontal import (
 from voicestyle.image import load_image
 from voicestyle.inversion import LinearInverter
 from voicestyle.prototypes import PrototypeBank
-from voicestyle.build import members as building
-from voicestyle.build.members import build_members, find_members
 
 
 def picture(path: Path, color: tuple[int, int, int], size: tuple[int, int] = (24, 24), seed: int = 0) -> Path:

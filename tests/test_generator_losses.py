@@ -10,8 +10,8 @@ from voicestyle.config import GeneratorConfig
 from voicestyle.nn.patch import PatchDiscriminator
 from voicestyle.nn.stylegan2 import Generator
 from voicestyle.train.generator.adversary import lazy_adam, r1_penalty
-from voicestyle.train.generator.codes import RowAdam
 from voicestyle.train.generator.batch import draw_batch
+from voicestyle.train.generator.codes import RowAdam
 from voicestyle.train.generator.losses import mix_styles, path_lengths, pixel_loss, texture_loss
 from voicestyle.train.generator.settings import Stage
 

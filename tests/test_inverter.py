@@ -14,12 +14,12 @@ from PIL import Image
 
 import voicestyle
 from tiny import CONFIG, parts, save_tiny, tiny_generator
+from voicestyle.build.prototypes import Projector, build_bank
 from voicestyle.checkpoint import INVERTER, load_model, save_model
 from voicestyle.config import InverterConfig
 from voicestyle.image import to_pil
 from voicestyle.nn.inverter import Inverter
 from voicestyle.sampling import mean_latents
-from voicestyle.build.prototypes import Projector, build_bank
 
 WITH_INVERTER = dataclasses.replace(CONFIG, inverter=InverterConfig.tiny())
 

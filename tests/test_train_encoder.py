@@ -19,11 +19,10 @@ from voicestyle.config import EncoderConfig, LogMelConfig
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.train.encoder import job as train
-from voicestyle.train.encoder import start
-from voicestyle.train.encoder import trainer
+from voicestyle.train.encoder import start, trainer
 from voicestyle.train.encoder import views as view_module
-from voicestyle.train.run import load_recipe
 from voicestyle.train.encoder.settings import ViewConfig
+from voicestyle.train.run import load_recipe
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 NUM_PEOPLE = 6

@@ -26,9 +26,9 @@ from voicestyle.cli import main
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.train.encoder import job as train
 from voicestyle.train.encoder import validation
-from voicestyle.train.recipe import dump_recipe
 from voicestyle.train.encoder.settings import SupervisionConfig
 from voicestyle.train.encoder.supervision import AGE_SCALE, MEAN_AGE, SupervisionHeads, labels_of
+from voicestyle.train.recipe import dump_recipe
 
 # --------------------------------------------------------------------------------------------------------- validation
 

@@ -15,14 +15,14 @@ from fill import inp
 from test_train_encoder import RESNET_READERS, frozen_recipe, recipe, toy, weights  # noqa: F401, the fixture
 from voicestyle.clustering import kmeans
 from voicestyle.data.manifest import Manifest
+from voicestyle.train.distributed import World
 from voicestyle.train.encoder import job as train
 from voicestyle.train.encoder import start
 from voicestyle.train.encoder.batches import Items, batches, rows_of_step, step_seed
-from voicestyle.train.distributed import World
 from voicestyle.train.encoder.objective import Objective
 from voicestyle.train.encoder.optimizer import lr_of_step
-from voicestyle.train.run import load_recipe
 from voicestyle.train.encoder.settings import ObjectiveConfig, ScheduleConfig, read_settings
+from voicestyle.train.run import load_recipe
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 TESTS = Path(__file__).resolve().parent

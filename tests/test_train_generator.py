@@ -16,9 +16,9 @@ from voicestyle.image import save_png
 from voicestyle.nn.stylegan2 import Discriminator, Generator
 from voicestyle.train.generator import job as training
 from voicestyle.train.generator import trainer as generator_trainer
+from voicestyle.train.generator.grow import grow, grow_discriminator
 from voicestyle.train.generator.job import train_generator
 from voicestyle.train.generator.settings import read_settings
-from voicestyle.train.generator.grow import grow, grow_discriminator
 from voicestyle.train.recipe import load_recipe
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"

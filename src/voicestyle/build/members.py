@@ -12,11 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from voicestyle.build.prototypes import Pictures, Projector, check_out, chunks, write_bank
 from voicestyle.checkpoint import Model
 from voicestyle.data.frontal import MostSimilar, clip_embedder, face_embedder, frame_of, frontals_of, load_square
 from voicestyle.image import crop_resize
 from voicestyle.prototypes import PrototypeBank
-from voicestyle.build.prototypes import Pictures, Projector, check_out, chunks, write_bank
 
 # of a frame and a frontal picture; "clip-dot": by products of embeddings, as the reference has it
 Similarity = Literal["face", "clip", "clip-dot"]

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from voicestyle.files import kept
 from voicestyle.checkpoint import Model, check_replaceable, save_model
 from voicestyle.data.manifest import Manifest
+from voicestyle.files import kept
 from voicestyle.image import load_image
 from voicestyle.inversion import LinearInverter, Perceptual, Start, identity_features, invert, psnr
 from voicestyle.prototypes import PrototypeBank

@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from voicestyle.files import kept
 from voicestyle.config import to_dict
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.pictures import canonical_picture
 from voicestyle.evaluate.judge import Judgment
 from voicestyle.evaluate.matching import matching
 from voicestyle.evaluate.report import Report
+from voicestyle.files import kept
 from voicestyle.metrics import bootstrap_interval
 from voicestyle.sampling import random_latents
 

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from voicestyle.files import kept
 from voicestyle.config import to_dict
 from voicestyle.evaluate.targets import Targets, low_quality, smaller
+from voicestyle.files import kept
 from voicestyle.image import contact_sheet, face_region
 from voicestyle.inversion import (
     LinearInverter,

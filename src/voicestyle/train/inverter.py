@@ -23,11 +23,11 @@ from voicestyle.inversion import ReconstructionObjective, identity_features, psn
 from voicestyle.latent import lr_ramp
 from voicestyle.nn.inverter import Inverter
 from voicestyle.sampling import mean_latents
+from voicestyle.train.encoder.start import seeded
 from voicestyle.train.generator.settings import DataConfig
 from voicestyle.train.pictures import PictureStream, list_pictures
 from voicestyle.train.recipe import defaults_of
 from voicestyle.train.run import Run, rng_state, set_rng_state
-from voicestyle.train.encoder.start import seeded
 
 PLACES = ("seed", "model", "log_every", "save_every", "ema_pictures", "num_validation")
 BATCH = 32  # pictures that are rendered together without gradients

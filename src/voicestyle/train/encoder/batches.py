@@ -18,6 +18,7 @@ from voicestyle.audio import load_audio, log_mel, normalize_volume, remove_silen
 from voicestyle.data.manifest import Item
 from voicestyle.data.shards import LogMelShards
 from voicestyle.image import crop_resize
+from voicestyle.train.distributed import World
 from voicestyle.train.encoder.augment import (
     augment_picture,
     augment_waveform,
@@ -25,7 +26,6 @@ from voicestyle.train.encoder.augment import (
     mask_log_mel,
     window_start,
 )
-from voicestyle.train.distributed import World
 from voicestyle.train.encoder.settings import Settings
 from voicestyle.train.encoder.views import Views, average_windows, canonical_pictures, number_identities, pad_frames
 

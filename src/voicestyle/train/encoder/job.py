@@ -21,15 +21,15 @@ from voicestyle.config import VoiceStyleConfig
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.shards import LogMelShards, cache_log_mels, front_end_fingerprint
 from voicestyle.nn.encoder import VoiceFaceEncoder
-from voicestyle.train.encoder.batches import Items, batches
 from voicestyle.train.distributed import World, connect
-from voicestyle.train.run import Run, write_json
+from voicestyle.train.encoder.batches import Items, batches
 from voicestyle.train.encoder.settings import Settings, read_settings
 from voicestyle.train.encoder.start import start_encoder, towers_of
 from voicestyle.train.encoder.supervision import Supervision
 from voicestyle.train.encoder.trainer import Trainer
 from voicestyle.train.encoder.validation import association_auc, deal_identities, embed, hold_out
 from voicestyle.train.encoder.views import SIDES, Views, load_views, usable_items
+from voicestyle.train.run import Run, write_json
 
 
 def train_encoder(

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from voicestyle.data.manifest import Item
-from voicestyle.train.encoder.batches import step_seed
 from voicestyle.train.distributed import World
-from voicestyle.train.precision import Precision
+from voicestyle.train.encoder.batches import step_seed
 from voicestyle.train.encoder.settings import Settings, SupervisionConfig
 from voicestyle.train.encoder.start import seeded
 from voicestyle.train.encoder.views import Views, average_windows
+from voicestyle.train.precision import Precision
 
 MEAN_AGE, AGE_SCALE = 45.0, 20.0  # years: about the middle and the spread of adults, so that targets are near one
 SEXES = {"f": 0.0, "m": 1.0}

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from voicestyle.nn.encoder import VoiceFaceEncoder
-from voicestyle.train.encoder.batches import Batch, step_seed
 from voicestyle.train.distributed import World
+from voicestyle.train.encoder.batches import Batch, step_seed
 from voicestyle.train.encoder.objective import Objective
 from voicestyle.train.encoder.optimizer import lr_of_step, make_optimizer
-from voicestyle.train.precision import Precision
 from voicestyle.train.encoder.settings import Settings
 from voicestyle.train.encoder.start import canonical_start, seeded, towers_of, train_mode
 from voicestyle.train.encoder.supervision import Supervision
 from voicestyle.train.encoder.validation import BestWeights
 from voicestyle.train.encoder.views import Views, average_windows
+from voicestyle.train.precision import Precision
 
 PARTS = ("towers", "average", "optimizer", "objective", "scaler", "best")  # what a resumed run restores
 

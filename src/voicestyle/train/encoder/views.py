@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from voicestyle.files import kept
 from voicestyle.checkpoint import fingerprint
 from voicestyle.config import to_dict
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.pictures import frontal_picture, wild_picture
 from voicestyle.data.shards import whole_log_mel
+from voicestyle.files import kept
 from voicestyle.image import crop_resize
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.train.distributed import World

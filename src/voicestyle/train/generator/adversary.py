@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from voicestyle.config import GeneratorConfig
 from voicestyle.nn.patch import PatchDiscriminator
 from voicestyle.nn.stylegan2 import Discriminator
-from voicestyle.train.generator.ada import AdaptiveProbability, Views, draw_views
 from voicestyle.train.distributed import World
-from voicestyle.train.generator.settings import DiscriminatorConfig
+from voicestyle.train.generator.ada import AdaptiveProbability, Views, draw_views
 from voicestyle.train.generator.grow import grow_discriminator, keep_layers
+from voicestyle.train.generator.settings import DiscriminatorConfig
 from voicestyle.train.precision import Precision
 
 

@@ -1,7 +1,8 @@
 """Train a StyleGAN2 generator: as a decoder of face codes, adversarially, or as both.
 
-A plain GAN is a recipe whose batches are all random samples. With few pictures, codes of them (`train.generator.codes`) teach a
-decoder first, and a discriminator then sharpens faces, means and samples alike. Stages may start small and grow.
+A plain GAN is a recipe whose batches are all random samples. With few pictures, codes of them
+(`train.generator.codes`) teach a decoder first, and a discriminator then sharpens faces, means and samples alike.
+Stages may start small and grow.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from voicestyle.nn.dlib_resnet import DlibResNet
 from voicestyle.nn.stylegan2 import Generator
 from voicestyle.train.distributed import World, connect
 from voicestyle.train.generator.codes import FaceCodes
+from voicestyle.train.generator.morph import MorphSpace, find_landmarks
 from voicestyle.train.generator.settings import IdentityConfig, Settings, read_settings
 from voicestyle.train.generator.trainer import GeneratorTrainer
-from voicestyle.train.generator.morph import MorphSpace, find_landmarks
 from voicestyle.train.pictures import PictureFile, PictureStream, list_pictures
 from voicestyle.train.run import Run
 

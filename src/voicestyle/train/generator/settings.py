@@ -77,7 +77,7 @@ class Stage:
     momentum: float = 0.0  # Adam's beta1; a decoder wants 0.9, a GAN none
     warm_up: float = 0.0  # part of the steps in which the learning rate rises
     cool_down: float = 0.0  # part in which it falls
-    latent_lr: float = 0.0  # of each picture's own part of its latent, see `train.generator.codes`; 0: it stays as it is
+    latent_lr: float = 0.0  # of each picture's own part of its latent, see `codes`; 0: it stays as it is
     noise: bool = False  # random noise maps (StyleGAN, section 2); without them the network has none
     # weights of losses
     pixel: float = 1.0

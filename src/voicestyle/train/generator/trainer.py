@@ -18,14 +18,14 @@ from torch import Tensor
 from voicestyle.config import GeneratorConfig
 from voicestyle.latent import lr_ramp
 from voicestyle.nn.dlib_resnet import DlibResNet
+from voicestyle.train.distributed import World
 from voicestyle.train.generator.ada import Views
 from voicestyle.train.generator.adversary import Adversary, lazy_adam
-from voicestyle.train.distributed import World
-from voicestyle.train.generator.codes import FaceCodes
 from voicestyle.train.generator.batch import Batch, draw_batch
+from voicestyle.train.generator.codes import FaceCodes
+from voicestyle.train.generator.grow import grow
 from voicestyle.train.generator.losses import identity_loss, mix_styles, path_lengths, pixel_loss, texture_loss
 from voicestyle.train.generator.settings import Settings, Stage
-from voicestyle.train.generator.grow import grow
 from voicestyle.train.pictures import PictureStream
 from voicestyle.train.precision import Precision
 
