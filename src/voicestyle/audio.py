@@ -192,15 +192,19 @@ def remove_silence(waveform: Tensor, config: LogMelConfig, mode: int = 2) -> Ten
     ``ge2e`` shortens long silences only (resemblyzer); the others keep speech alone (cmpc2), which is what passes the
     detector at aggressiveness `mode`, 0 to 3. Empty without speech.
     """
-    if config.front_end == "ge2e":
-        length = 30 * config.sample_rate // 1000
-        keep = _trim_long_silences(_pcm_frames(waveform, length, full_scale=32767), config.sample_rate)
-    else:
-        length = 20 * config.sample_rate // 1000
-        # a last frame that ends with the clip is never looked at: py-webrtcvad's example, which cmpc2 follows
-        keep = _collect_speech(_pcm_frames(waveform[:-1], length, full_scale=32768), config.sample_rate, mode)
+    keep, length = speech_frames(waveform, config, mode)
     frames = waveform[: len(keep) * length].reshape(-1, length)
     return frames[torch.from_numpy(keep)].reshape(-1)
+
+
+def speech_frames(waveform: Tensor, config: LogMelConfig, mode: int = 2) -> tuple[np.ndarray, int]:
+    """Which frames of a waveform (n,) `remove_silence` keeps (num_frames,) bool, and the samples in each of them."""
+    if config.front_end == "ge2e":
+        length = 30 * config.sample_rate // 1000
+        return _trim_long_silences(_pcm_frames(waveform, length, full_scale=32767), config.sample_rate), length
+    length = 20 * config.sample_rate // 1000
+    # a last frame that ends with the clip is never looked at: py-webrtcvad's example, which cmpc2 follows
+    return _collect_speech(_pcm_frames(waveform[:-1], length, full_scale=32768), config.sample_rate, mode), length
 
 
 def _pcm_frames(waveform: Tensor, length: int, full_scale: int) -> list[bytes]:

@@ -89,7 +89,19 @@ class VoiceStyle:
             FileNotFoundError, ValueError: an unusable clip, a setting out of range, a model without generator or bank
         """
         settings = _settings(guidance or self.config.guidance, k, steps, seed, num_faces)
-        voice_emb = self.encode_voice(clip, sample_rate, vad)
+        return self.generate_from(self.encode_voice(clip, sample_rate, vad), settings, seed, num_faces, callback)
+
+    def generate_from(
+        self,
+        voice_emb: Tensor,  # (1,D) unit norm
+        settings: GuidanceConfig | None = None,
+        seed: int = 0,
+        num_faces: int = 1,
+        callback: Callback | None = None,
+    ) -> Generation:
+        """Faces that fit a voice whose embedding is known: what `generate` does after its first step."""
+        settings = settings or self.config.guidance
+        voice_emb = voice_emb.to(self.device)
         nearest = self.nearest_prototypes(voice_emb, settings.k, settings.num_members, settings.member_order)
         w_init = self.initial_latents(voice_emb, nearest, num_faces, seed, settings)
         result, path = self.guide(voice_emb, w_init, settings, seed, callback)

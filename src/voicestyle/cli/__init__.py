@@ -16,10 +16,13 @@ from voicestyle.cli.generate import embed, generate, invert, retrieve, sample
 from voicestyle.cli.models import models
 from voicestyle.cli.plot import plot
 from voicestyle.cli.prototypes import prototypes
+from voicestyle.cli.serve import serve
 from voicestyle.cli.train import train
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
-COMMANDS = (generate, sample, embed, retrieve, invert, prototypes, train, evaluate, plot, data, models)
+COMMANDS = (generate, sample, embed, retrieve, invert, prototypes, train, evaluate, plot, data, models, serve)
+
+WEB_MODULES = ("fastapi", "uvicorn", "multipart", "python_multipart", "prometheus_client", "starlette", "pydantic")
 
 
 class _Commands(click.Group):
@@ -33,7 +36,8 @@ class _Commands(click.Group):
         except BrokenPipeError:  # the reader has gone; click ends quietly
             raise
         except ModuleNotFoundError as error:
-            raise click.ClickException(f"{error}; `pip install 'voicestyle[train]'` brings it") from error
+            extra = "web" if (error.name or "") in WEB_MODULES else "train"
+            raise click.ClickException(f"{error}; `pip install 'voicestyle[{extra}]'` brings it") from error
         except (ValueError, OSError, ImportError) as error:
             raise click.ClickException(str(error)) from error
 

@@ -1,0 +1,149 @@
+"""What the jobs do, in the worker's thread: one function of the package each, its pictures as files of the job."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL.PngImagePlugin import PngInfo
+
+from voicestyle.label import labelled
+from voicestyle.web.jobs import File, Job
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+    from voicestyle.pipeline import VoiceStyle
+
+QUALITY = 88  # of JPEG: what is shown on the way; results are PNG
+Pictures = dict[str, "PIL.Image.Image"]
+
+
+class Teller:
+    """What a watched function calls: its pictures become labelled files of the job, their names part of the event."""
+
+    def __init__(self, job: Job, vs: VoiceStyle) -> None:
+        self.job, self.vs = job, vs
+        self.made: dict[str, File] = {}
+
+    def __call__(self, name: str, data: dict[str, Any], pictures: Pictures) -> None:
+        self.job.check()
+        files = {f"{key}.jpg": jpeg(picture, self.vs.metadata()) for key, picture in pictures.items()}
+        self.made |= files
+        self.job.emit(name, {**data, "pictures": sorted(files)}, files)
+
+
+def generate(vs: VoiceStyle, clip: Path, **options: Any) -> Callable[[Job], dict[str, Any]]:
+    """Faces for a voice, step by step; in the end pictures as PNG, their sheet, moving pictures, and a recipe."""
+
+    def work(job: Job) -> dict[str, Any]:
+        from voicestyle.live import watch_generation
+        from voicestyle.replay import describe_face
+
+        tell = Teller(job, vs)
+        made = watch_generation(vs, clip, tell, **options)
+        job.kept = made.voice_emb
+        files = {"sheet.png": png(made.contact_sheet(), vs.metadata())}
+        for face, picture in enumerate(_pictures(made.image)):
+            files[f"face-{face + 1}.png"] = png(labelled(picture), made.metadata(face))
+            frames = [tell.made[name].content for name in sorted(tell.made) if name.startswith(f"way-{face + 1}-")]
+            files[f"way-{face + 1}.gif"] = gif(frames, made.metadata(face))
+        files["face.json"] = File("application/json", json.dumps(describe_face(made, vs), indent=1).encode())
+        job.emit("files", {"files": sorted(files)}, files)
+        return {**made.summary(), "files": sorted(files)}
+
+    return work
+
+
+def retrieve(vs: VoiceStyle, clip: Path, k: int | None, num_members: int | None) -> Callable[[Job], dict[str, Any]]:
+    """The prototypes nearest to a voice."""
+
+    def work(job: Job) -> dict[str, Any]:
+        from voicestyle.live import prototypes
+
+        told, pictures = prototypes(vs, vs.nearest_prototypes(vs.encode_voice(clip), k, num_members))
+        Teller(job, vs)("prototypes", told, pictures)
+        return told
+
+    return work
+
+
+def embed_voice(vs: VoiceStyle, clip: Path) -> Callable[[Job], dict[str, Any]]:
+    """The embedding of a voice."""
+    return lambda job: {"embedding": vs.encode_voice(clip)[0].tolist()}
+
+
+def embed_face(vs: VoiceStyle, picture: Path, align: bool, voice: Job | None) -> Callable[[Job], dict[str, Any]]:
+    """The embedding of a face; beside the voice of an earlier job, how similar they are among random people too."""
+
+    def work(job: Job) -> dict[str, Any]:
+        from voicestyle.live import compare
+
+        face_emb = vs.encode_face(picture, align)
+        result: dict[str, Any] = {"embedding": face_emb[0].tolist()}
+        if voice is not None:
+            result |= compare(vs, voice.kept, face_emb)
+        return result
+
+    return work
+
+
+def invert(
+    vs: VoiceStyle, picture: Path, align: bool, steps: int, space: Any, seed: int
+) -> Callable[[Job], dict[str, Any]]:
+    """A picture, projected into the latent space."""
+
+    def work(job: Job) -> dict[str, Any]:
+        tell = Teller(job, vs)
+
+        def observe(step: int, image: Any, w: Any, loss: Any) -> None:
+            shown = _pictures(image) if step % 10 == 0 else []
+            tell("step", {"step": step + 1, "of": steps}, {f"step-{step:03d}-1": pil for pil in shown})
+
+        target = vs.aligned(picture, align)
+        found = vs.invert(target, space, steps=steps, seed=seed, region=vs.default_region(align), callback=observe)
+        (made,) = _pictures(vs.synthesize(found.w))
+        files = {"picture.png": png(labelled(made), vs.metadata())}
+        job.emit("files", {"files": sorted(files)}, files)
+        return {"loss": found.loss.item(), "latent": found.w[0].tolist(), "files": sorted(files)}
+
+    return work
+
+
+def _pictures(image: Any) -> list[PIL.Image.Image]:
+    from voicestyle.image import to_pil
+
+    return to_pil(image)
+
+
+def jpeg(picture: PIL.Image.Image, metadata: dict[str, str]) -> File:
+    """A labelled JPEG; what it is stands in its comment too."""
+    file = io.BytesIO()
+    labelled(picture).save(file, "JPEG", quality=QUALITY, comment=metadata["AI-generated"].encode())
+    return File("image/jpeg", file.getvalue())
+
+
+def png(picture: PIL.Image.Image, metadata: dict[str, str]) -> File:
+    info = PngInfo()
+    for keyword, text in metadata.items():
+        info.add_text(keyword, text)
+    file = io.BytesIO()
+    picture.save(file, "PNG", pnginfo=info)
+    return File("image/png", file.getvalue())
+
+
+def gif(frames: list[bytes], metadata: dict[str, str]) -> File:
+    """There and back again, from pictures that are labelled already."""
+    import PIL.Image
+
+    pictures = [PIL.Image.open(io.BytesIO(frame)) for frame in frames]
+    first, *others = [picture.quantize(method=PIL.Image.Quantize.FASTOCTREE) for picture in pictures]
+    file = io.BytesIO()
+    first.save(
+        file, "GIF", save_all=True, append_images=[*others, *others[-2::-1]], duration=60, loop=0,
+        comment=metadata["AI-generated"].encode("ascii", "replace"),
+    )  # fmt: skip
+    return File("image/gif", file.getvalue())
