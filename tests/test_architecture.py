@@ -14,12 +14,12 @@ from structure import SOURCE, imports_of, modules
 
 FLOORS = [
     ["config"],
-    ["audio", "image", "animation", "files", "nn.ops"],
+    ["audio", "image", "animation", "label", "files", "nn.ops"],
     ["nn"],
     ["latent", "losses", "clustering", "metrics", "sampling"],
     ["inversion", "guidance", "prototypes", "checkpoint", "data", "download"],
-    ["pipeline", "generation", "plots", "train", "build", "evaluate", "convert", "cmpc2"],
-    ["cli", "__main__"],
+    ["pipeline", "generation", "live", "replay", "plots", "train", "build", "evaluate", "convert", "cmpc2"],
+    ["cli", "web", "__main__"],
 ]
 SIBLINGS = {  # who may import on its own floor, and from whom
     "animation": {"image"},
@@ -34,7 +34,10 @@ SIBLINGS = {  # who may import on its own floor, and from whom
     "evaluate": {"evaluate", "pipeline", "plots"},
     "plots": {"plots", "pipeline"},
     "cmpc2": {"convert"},
-    "cli": {"cli"},
+    "live": {"generation", "pipeline"},
+    "replay": {"generation", "pipeline"},
+    "web": {"web"},
+    "cli": {"cli", "web"},
     "__main__": {"cli"},
 }
 

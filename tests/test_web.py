@@ -14,6 +14,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import soundfile
+from click.testing import CliRunner
+
 from tiny import VOICE, save_tiny
 
 pytest.importorskip("fastapi")
@@ -21,6 +23,9 @@ pytest.importorskip("prometheus_client")
 from starlette.testclient import TestClient  # noqa: E402
 
 from voicestyle import pipeline  # noqa: E402
+from voicestyle.cli import main  # noqa: E402
+from voicestyle.image import to_pil  # noqa: E402
+from voicestyle.replay import describe_face, make_again  # noqa: E402
 from voicestyle.web import uploads  # noqa: E402
 from voicestyle.web.app import create_app  # noqa: E402
 from voicestyle.web.settings import ServeSettings  # noqa: E402
@@ -126,7 +131,8 @@ def test_the_answer_is_that_of_the_library(connect: Connect, vs: pipeline.VoiceS
     embedded = finished(client, ask(client, "embed"))["result"]["embedding"]
     assert np.allclose(embedded, vs.encode_voice(VOICE)[0], atol=1e-5)
     nearest = finished(client, ask(client, "retrieve", k=2))["result"]
-    assert [p["prototype"] for p in nearest["prototypes"]] == vs.nearest_prototypes(vs.encode_voice(VOICE), 2).prototypes.tolist()  # fmt: skip
+    expected = vs.nearest_prototypes(vs.encode_voice(VOICE), 2).prototypes
+    assert [p["prototype"] for p in nearest["prototypes"]] == expected.tolist()
 
 
 def test_a_photograph_beside_a_voice_gets_a_percentile_and_no_name(connect: Connect) -> None:
@@ -143,16 +149,40 @@ def test_a_picture_is_projected(connect: Connect) -> None:
     assert len(result["latent"]) == 16 and result["files"] == ["picture.png"]
 
 
-def test_the_recipe_makes_the_same_face_again(connect: Connect, vs: pipeline.VoiceStyle, tmp_path: Path) -> None:
-    from voicestyle.replay import make_again
-
+def test_the_command_line_makes_the_same_face_again(connect: Connect, vs: pipeline.VoiceStyle, tmp_path: Path) -> None:
     client = connect()
     job = ask(client, seed=7, num_faces=2)
     finished(client, job)
     recipe = tmp_path / "face.json"
     recipe.write_bytes(client.get(f"/{job['files']}/face.json").content)
-    again, made = make_again(vs, recipe), vs.generate(VOICE, seed=7, num_faces=2)
-    assert np.allclose(again.image, made.image, atol=1e-4)
+    out = tmp_path / "again"
+    arguments = ["replay", str(recipe), "-o", str(out), "--model", str(vs.model.folder), "--device", "cpu"]
+    run = CliRunner().invoke(main, arguments)
+    assert run.exit_code == 0, run.output
+    for face, image in enumerate(to_pil(vs.generate(VOICE, seed=7, num_faces=2).image)):
+        made = np.asarray(PIL.Image.open(out / f"face-{face + 1}.png"), int)
+        assert abs(made - np.asarray(image, int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": "else"}, "expected 'voicestyle face 1'"),
+        ({"encoder_fingerprint": "0" * 64}, "name its model"),
+        ({"voice_emb": [1.0]}, "damaged"),
+        ({"settings": {"steps": 3, "x": 1}}, "unknown keys"),
+        ({"seed": None}, "damaged"),
+    ],
+)
+def test_a_file_of_another_kind_makes_no_face(
+    vs: pipeline.VoiceStyle, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    made = vs.generate(VOICE, steps=0)
+    path = tmp_path / "face.json"
+    path.write_text(json.dumps({**describe_face(made, vs), **change}))
+    with pytest.raises(ValueError, match=said) as caught:
+        make_again(vs, path)
+    assert str(path) in str(caught.value)
 
 
 # ------------------------------------------------------------------------------------------------------- whose it is

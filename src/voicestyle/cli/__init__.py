@@ -16,11 +16,12 @@ from voicestyle.cli.generate import embed, generate, invert, retrieve, sample
 from voicestyle.cli.models import models
 from voicestyle.cli.plot import plot
 from voicestyle.cli.prototypes import prototypes
+from voicestyle.cli.replay import replay
 from voicestyle.cli.serve import serve
 from voicestyle.cli.train import train
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
-COMMANDS = (generate, sample, embed, retrieve, invert, prototypes, train, evaluate, plot, data, models, serve)
+COMMANDS = (generate, sample, embed, retrieve, invert, prototypes, train, evaluate, plot, data, models, serve, replay)
 
 WEB_MODULES = ("fastapi", "uvicorn", "multipart", "python_multipart", "prometheus_client", "starlette", "pydantic")
 
