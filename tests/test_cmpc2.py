@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from fill import SEED, fill, inp
+from parity import EXACT, difference
 from test_audio import CLIPS
 from tiny import VOICE
 from voicestyle import cmpc2
@@ -81,15 +82,15 @@ def test_signatures_are_those_of_the_reference() -> None:
 def test_the_model_gives_the_golden_features(checkpoint: Path, golden_dir: Path, capsys) -> None:
     model = cmpc2.load(checkpoint).to(torch.device("cpu"))
     assert capsys.readouterr() == ("", "")
-    model.eval()
+    model.eval().double()
     golden = np.load(golden_dir / "cmpc_encoders.npz")
     with torch.no_grad():
         for num_frames, size in ((800, 256), (500, 224)):
-            voice, face = inp(f"voice{num_frames}", (2, 1, 64, num_frames)), inp(f"face{size}", (2, 3, size, size), -1)
+            voice = inp(f"voice{num_frames}", (2, 1, 64, num_frames)).double()
+            face = inp(f"face{size}", (2, 3, size, size), -1).double()
             got = dict(zip((f"voice_{num_frames}", f"face_{size}"), model(voice, face), strict=True))
             for name, features in got.items():
-                error = np.abs(features.numpy() - golden[name]).max() / np.abs(golden[name]).max()
-                assert error <= 1e-4, f"{name}: relative error {error:.1e}"
+                assert difference(features, golden[name]) < EXACT, name
 
 
 def test_the_model_is_the_reference_s_in_all_but_name(checkpoint: Path, state: dict[str, torch.Tensor]) -> None:

@@ -27,6 +27,7 @@ from official import (
     training_args,
     write_index,
 )
+from parity import EXACT, difference, double
 from voicestyle.checkpoint import Model, fingerprint, load_model
 from voicestyle.cli import main
 from voicestyle.config import EncoderConfig, GeneratorConfig
@@ -46,12 +47,6 @@ from voicestyle.latent import w_statistics
 from voicestyle.prototypes import PrototypeBank
 
 PARTS = ("cmpc", "memory", "index", "stylegan")
-
-
-def difference(got: Tensor, want: np.ndarray | Tensor) -> float:
-    """Largest, relative."""
-    want = torch.as_tensor(want)
-    return float((got - want).abs().max() / want.abs().max())
 
 
 # --------------------------------------------------------------------------------------------------- the whole command
@@ -100,8 +95,10 @@ def test_the_model_is_theirs(converted: tuple[dict[str, Any], Model], golden_dir
     assert (model.config.name, model.config.license) == ("theirs", "research")
     assert model.config.encoder == EncoderConfig.cmpc(256) and model.dtype == torch.float32
     golden = np.load(golden_dir / "cmpc_encoders.npz")
-    assert difference(model.encoder.voice_features(inp("voice500", (2, 1, 64, 500))), golden["voice_500"]) <= 1e-4
-    assert difference(model.encoder.face_features(inp("face256", (2, 3, 256, 256), lo=-1)), golden["face_256"]) <= 1e-4
+    encoder = double(model.encoder)
+    assert difference(encoder.voice_features(inp("voice500", (2, 1, 64, 500)).double()), golden["voice_500"]) < EXACT
+    face = inp("face256", (2, 3, 256, 256), lo=-1).double()
+    assert difference(encoder.face_features(face), golden["face_256"]) < EXACT
     assert (model.identity, model.identity_fingerprint) == (None, None)
 
 
@@ -156,7 +153,8 @@ def test_a_release_at_224_pixels_has_its_own_front_end(
     model = load_model(tmp_path / "model")
     assert model.config.encoder == EncoderConfig.cmpc(224) and model.generator is None and model.bank is None
     golden = np.load(golden_dir / "cmpc_encoders.npz")
-    assert difference(model.encoder.face_features(inp("face224", (2, 3, 224, 224), lo=-1)), golden["face_224"]) <= 1e-4
+    face = inp("face224", (2, 3, 224, 224), lo=-1).double()
+    assert difference(double(model.encoder).face_features(face), golden["face_224"]) < EXACT
     with torch.no_grad():  # pictures of a generator of 256 px are resampled for it
         assert model.encoder.encode_face(inp("face256", (1, 3, 256, 256), lo=-1)).shape == (1, 512)
 
@@ -168,23 +166,24 @@ def test_golden_arrays_through_official_files_of_real_size(golden_dir: Path, tmp
     model = load_model(tmp_path / "model")
     assert len(model.bank.member_keys) == 17_023 and len(model.bank.centroids) == 997
     encoders, pictures = (np.load(golden_dir / f"{n}.npz") for n in ("cmpc_encoders", "stylegan2_generator_256"))
-    encoder, generator = model.encoder, model.generator
-    noise = [inp(f"noise{i}", shape) for i, shape in enumerate(generator.synthesis.noise_shapes)]
-    w = generator.mapping(inp("z", (2, 512)))
+    encoder, generator, identity = (double(part) for part in (model.encoder, model.generator, model.identity))
+    noise = [inp(f"noise{i}", shape).double() for i, shape in enumerate(generator.synthesis.noise_shapes)]
+    w, w_plus = generator.mapping(inp("z", (2, 512)).double()), inp("w_plus", (1, 14, 512)).double()
+    voices = {t: inp(f"voice{t}", (2, 1, 64, t)).double() for t in (500, 800)}
+    faces = {s: inp(f"face{s}", (2, 3, s, s), lo=-1).double() for s in (224, 256)}
     pairs = {
-        "voice_800": (encoder.voice_features(inp("voice800", (2, 1, 64, 800))), encoders["voice_800"]),
-        "voice_500": (encoder.voice_features(inp("voice500", (2, 1, 64, 500))), encoders["voice_500"]),
-        "face_224": (encoder.face_backbone(inp("face224", (2, 3, 224, 224), lo=-1)), encoders["face_224"]),
-        "face_256": (encoder.face_features(inp("face256", (2, 3, 256, 256), lo=-1)), encoders["face_256"]),
+        "voice_800": (encoder.voice_features(voices[800]), encoders["voice_800"]),
+        "voice_500": (encoder.voice_features(voices[500]), encoders["voice_500"]),
+        "face_224": (encoder.face_backbone(faces[224]), encoders["face_224"]),
+        "face_256": (encoder.face_features(faces[256]), encoders["face_256"]),
         "w": (w, pictures["w"]),
-        "image_w": (generator.synthesis(w)[..., ::4, ::4], pictures["image_w"]),
-        "image_w_plus": (generator.synthesis(inp("w_plus", (1, 14, 512)))[..., ::4, ::4], pictures["image_w_plus"]),
-        "image_noise": (generator.synthesis(w[:1], noise=noise)[..., ::4, ::4], pictures["image_noise"]),
-    }  # fmt: skip
+        "image_w": (generator.synthesis(w)[..., ::8, ::8], pictures["image_w"]),
+        "image_w_plus": (generator.synthesis(w_plus)[..., ::8, ::8], pictures["image_w_plus"]),
+        "image_noise": (generator.synthesis(w[:1], noise=noise)[..., ::8, ::8], pictures["image_noise"]),
+        "ir_se50": (identity.identity_features(faces[256]), np.load(golden_dir / "ir_se50.npz")["embedding"]),
+    }
     differences = {name: difference(got, want) for name, (got, want) in pairs.items()}
-    identity = model.identity.identity_features(inp("face256", (2, 3, 256, 256), lo=-1))
-    differences["ir_se50"] = difference(identity[0], np.load(golden_dir / "ir_se50.npz")["embedding"][0])
-    assert max(differences.values()) <= 1e-4, differences
+    assert max(differences.values()) < EXACT, differences
 
 
 # ----------------------------------------------------------------------------------------------------------- generators
@@ -257,10 +256,11 @@ def test_official_file_gives_the_golden_pictures(golden_dir: Path, tmp_path: Pat
     torch.save(stylegan_checkpoint(generator_state(64), noises=True), tmp_path / "g.pt")
     generator, _ = read_generator(tmp_path / "g.pt")
     golden = np.load(golden_dir / "stylegan2_generator_64.npz")
-    w = generator.mapping(inp("z", (2, 512)))
-    assert difference(w, golden["w"]) <= 1e-4
-    assert difference(generator.synthesis(w), golden["image_w"]) <= 1e-4
-    assert difference(generator.synthesis(inp("w_plus", (1, 10, 512))), golden["image_w_plus"]) <= 1e-4
+    generator = double(generator)
+    w = generator.mapping(inp("z", (2, 512)).double())
+    assert difference(w, golden["w"]) < EXACT
+    assert difference(generator.synthesis(w), golden["image_w"]) < EXACT
+    assert difference(generator.synthesis(inp("w_plus", (1, 10, 512)).double()), golden["image_w_plus"]) < EXACT
 
 
 def test_a_conversion_that_differs_from_its_file_is_noticed(small: dict[str, Tensor], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from parity import EXACT, in_float64
 from test_train_encoder import RECIPES, RESNET_READERS, frozen_recipe, toy  # noqa: F401, the fixture
 from voicestyle.train.distributed import World, connect
 from voicestyle.train.encoder import start
@@ -65,7 +66,7 @@ def assert_close(a, b, **tolerance) -> None:
     elif isinstance(a, torch.Tensor):
         torch.testing.assert_close(a, b, **tolerance)
     elif isinstance(a, float):
-        assert a == pytest.approx(b, rel=1e-4)
+        assert a == pytest.approx(b, rel=tolerance.get("rtol", 1e-6))
     else:
         assert a == b
 
@@ -155,10 +156,10 @@ def test_two_processes_exchange_rows_and_gradients(tmp_path):
 
 TRAIN = """
     import os, signal, sys
+    from parity import in_float64
     from test_train_encoder import RESNET_READERS
     from voicestyle.cli import main
-    from voicestyle.train.encoder import start
-from voicestyle.train.encoder import trainer
+    from voicestyle.train.encoder import start, trainer
 
     start.READERS = RESNET_READERS
     whole_step = trainer.Trainer.train_step
@@ -169,7 +170,8 @@ from voicestyle.train.encoder import trainer
         return whole_step(self, batch)
 
     trainer.Trainer.train_step = train_step
-    main(sys.argv[1:])
+    with in_float64():
+        main(sys.argv[1:])
 """
 
 
@@ -184,7 +186,7 @@ def job(toy, tmp_path_factory):
     settings["augment"] = {}
     (folder / "train.py").write_text(textwrap.dedent(TRAIN))
     (folder / "recipe.toml").write_text(dump_recipe(settings))
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, in_float64():
         patch.setattr(start, "READERS", RESNET_READERS)
         train_encoder(settings, folder / "one", progress=False, device="cpu")
     return folder
@@ -204,7 +206,7 @@ def test_two_processes_train_as_one(job):
     assert run.stdout.splitlines() == [str(job / "two")]  # the main process alone speaks
     one, two = states(job, "one", "two")
     assert len(one["objective"]["clusters"]) == 2
-    assert_close(one, two, rtol=1e-4, atol=1e-5)
+    assert_close(one, two, rtol=EXACT, atol=EXACT)
     logs = [(job / name / "log.jsonl").read_text().splitlines() for name in ("one", "two")]
     assert len(logs[0]) > 9
     assert_close(*([json.loads(line) for line in lines] for lines in logs))
@@ -217,16 +219,17 @@ def test_two_processes_share_the_statistics_of_batch_normalization(toy, tmp_path
     settings = load_recipe(RECIPES / "toy_encoder.toml", [*places, *changes], defaults())
     (tmp_path / "train.py").write_text(textwrap.dedent(TRAIN))
     (tmp_path / "recipe.toml").write_text(dump_recipe(settings))
-    train_encoder(settings, tmp_path / "one", progress=False, device="cpu")
+    with in_float64():
+        train_encoder(settings, tmp_path / "one", progress=False, device="cpu")
     run = torchrun(*arguments(tmp_path, "two"))
     assert run.returncode == 0, run.stderr
     one, two = ((tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("one", "two"))
-    assert_close(*([json.loads(line) for line in lines] for lines in (one, two)), rtol=1e-3, atol=1e-4)
+    assert_close(*([json.loads(line) for line in lines] for lines in (one, two)))
     one, two = (state["towers"] for state in states(tmp_path, "one", "two"))
     statistics = [
         name for name in one if name.rsplit(".")[-1] in ("running_mean", "running_var", "num_batches_tracked")
     ]
-    assert_close(*({name: held[name] for name in statistics} for held in (one, two)), rtol=1e-3, atol=1e-4)
+    assert_close(*({name: held[name] for name in statistics} for held in (one, two)), rtol=EXACT, atol=EXACT)
 
 
 def test_a_lost_process_ends_the_job_which_resumes(job, monkeypatch):
@@ -238,5 +241,6 @@ def test_a_lost_process_ends_the_job_which_resumes(job, monkeypatch):
     assert killed["step"] == 4
     monkeypatch.setattr(start, "READERS", RESNET_READERS)
     # one process goes on with what two have begun
-    train_encoder(load_recipe(job / "recipe.toml"), job / "killed", resume=True, progress=False, device="cpu")
-    assert_close(*states(job, "one", "killed"), rtol=1e-4, atol=1e-5)
+    with in_float64():
+        train_encoder(load_recipe(job / "recipe.toml"), job / "killed", resume=True, progress=False, device="cpu")
+    assert_close(*states(job, "one", "killed"), rtol=EXACT, atol=EXACT)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fill import fill, inp
+from parity import EXACT, SINGLE, difference, double
 from voicestyle.config import EncoderConfig, ImageConfig, LogMelConfig
 from voicestyle.convert.cmpc import from_reference, key_table, read_encoder, to_reference
 from voicestyle.image import crop_resize
@@ -45,15 +46,18 @@ def test_official_checkpoint_gives_the_golden_features(
     encoder = read_encoder(path, 256)
     assert not encoder.training and encoder.config == EncoderConfig.cmpc(256)
     golden = np.load(golden_dir / "cmpc_encoders.npz")
-    with torch.no_grad():
-        got = {f"voice_{t}": encoder.voice_features(inp(f"voice{t}", (2, 1, 64, t))) for t in (500, 800)}
-        got |= {f"face_{s}": encoder.face_backbone(inp(f"face{s}", (2, 3, s, s), lo=-1)) for s in (224, 256)}
-        face = encoder.encode_face(inp("face256", (2, 3, 256, 256), lo=-1))
-    for name, features in got.items():
-        error = np.abs(features.numpy() - golden[name]).max() / np.abs(golden[name]).max()
-        assert error <= 1e-4, f"{name}: relative error {error:.1e}"
+    exact = double(encoder).requires_grad_(False)
+    for t in (500, 800):
+        features = exact.voice_features(inp(f"voice{t}", (2, 1, 64, t)).double())
+        assert difference(features, golden[f"voice_{t}"]) < EXACT, t
+    for size in (224, 256):
+        features = exact.face_backbone(inp(f"face{size}", (2, 3, size, size), lo=-1).double())
+        assert difference(features, golden[f"face_{size}"]) < EXACT, size
     unit = golden["face_256"] / np.linalg.norm(golden["face_256"], axis=1, keepdims=True)
-    np.testing.assert_allclose(face.numpy(), unit, atol=1e-4)  # the whole frame is the crop, and there is no bridge
+    face = inp("face256", (2, 3, 256, 256), lo=-1)
+    # the whole frame is the crop, and there is no bridge
+    assert difference(exact.encode_face(face.double()), unit) < EXACT
+    assert difference(encoder.requires_grad_(False).encode_face(face), unit) < SINGLE
 
 
 def test_key_table_is_complete_and_reversible(layout: dict[str, list[int]], reference_state: dict[str, Tensor]) -> None:

@@ -12,6 +12,11 @@ LEAKY_SLOPE = 0.2  # StyleGAN2, section 2
 SQRT2 = math.sqrt(2.0)  # keeps the variance of activations after the leaky ReLU
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32 where it is of half precision, else x itself."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def leaky_relu(x: Tensor, bias: Tensor | None = None) -> Tensor:
     """Leaky ReLU of x (N,C,...) plus a bias (C,), scaled by the square root of two to keep the variance."""
     if bias is not None:

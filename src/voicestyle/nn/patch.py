@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from voicestyle.nn.ops import EqualConv2d, EqualLinear, leaky_relu
+from voicestyle.nn.ops import EqualConv2d, EqualLinear, at_least_float32, leaky_relu
 
 DETAIL_GAIN = 8.0  # brings what a blur takes away to about the size of the picture itself
 WIDTHS = (1, 2, 4, 6, 8)  # feature maps after each halving, in units of `channels`
@@ -43,7 +43,7 @@ class PatchDiscriminator(nn.Module):
 
     def judge(self, maps: list[Tensor]) -> Tensor:
         """Logits (N,P) of what `features` found."""
-        spread = (maps[4].float().var(0, unbiased=False) + 1e-8).sqrt().mean().to(maps[4].dtype)
+        spread = (at_least_float32(maps[4]).var(0, unbiased=False) + 1e-8).sqrt().mean().to(maps[4].dtype)
         whole = self.final(torch.cat([maps[4], spread.expand(len(maps[4]), 1, *maps[4].shape[2:])], 1))
         heads = [self.small(maps[2]).flatten(1), self.large(maps[3]).flatten(1), self.whole(whole.flatten(1))]
         # each repeated so that all three have the same part in the mean

@@ -15,7 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from voicestyle.config import GeneratorConfig
-from voicestyle.nn.ops import LEAKY_SLOPE, SQRT2, EqualConv2d, EqualLinear, blur, blur_kernel, upsample2
+from voicestyle.nn.ops import (
+    LEAKY_SLOPE,
+    SQRT2,
+    EqualConv2d,
+    EqualLinear,
+    at_least_float32,
+    blur,
+    blur_kernel,
+    upsample2,
+)
 
 NoiseMode = Literal["const", "none", "random"]
 
@@ -241,6 +250,6 @@ class Discriminator(nn.Module):
             raise ValueError(
                 f"discriminator: batch of {num}, expected a multiple of {group} (minibatch standard deviation)"
             )
-        y = x.float().reshape(group, num // group, -1)
+        y = at_least_float32(x).reshape(group, num // group, -1)
         std = (y.var(0, unbiased=False) + 1e-8).sqrt().mean(1)  # (num / group,)
         return std.repeat(group).view(num, 1, 1, 1).expand(-1, 1, height, width).to(x.dtype)

@@ -168,7 +168,7 @@ def _face_views(item: Item, encoder: VoiceFaceEncoder, config: ViewConfig, are_f
 
 
 def _features(backbone: torch.nn.Module, views: Tensor) -> Tensor:
-    return backbone(views.to(next(backbone.parameters()).device)).half().cpu()
+    return backbone(views.to(next(backbone.parameters()))).half().cpu()
 
 
 def pad_frames(log_mel: Tensor, num_frames: int) -> Tensor:
