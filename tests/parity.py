@@ -1,8 +1,8 @@
 """How tests compare numbers so that they hold on any processor, with any number of threads.
 
-Sums in float32 depend on the processor, the number of threads and the version of PyTorch. In float64 two ways to the same
-numbers differ by about 1e-14, so `EXACT` leaves room for any order of sums and still finds every wrong constant: even one
-that was rounded to float32 (6e-8). What float32 makes of a network is compared with the same network in float64, loosely.
+Sums in float32 depend on the processor, the number of threads and the version of PyTorch. In float64 two ways to the
+same numbers differ by about 1e-14, so `EXACT` leaves room for any order of sums and still finds every wrong constant:
+even one that was rounded to float32 (6e-8). What float32 makes of a network is compared with float64, loosely.
 """
 
 from __future__ import annotations
