@@ -10,7 +10,6 @@ generated pictures alone. Stopped, it goes on from OUT/cache. Two cores, 128 px,
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from voicestyle.data.pictures import canonical_picture
 from voicestyle.evaluate.generation import Faces, sex_agreement, style_matching
 from voicestyle.evaluate.judge import Judge
 from voicestyle.evaluate.report import Report
-from voicestyle.files import kept
+from voicestyle.files import kept, sha256_of
 from voicestyle.image import contact_sheet, save_png
 from voicestyle.metrics import bootstrap_interval
 from voicestyle.sampling import random_latents
@@ -55,7 +54,7 @@ def generated(vs: voicestyle.VoiceStyle, item: Item, settings: dict[str, Any], c
         made = vs.generate(item.voice, **settings)
         return {"voice_emb": made.voice_emb, MEAN: made.w_init, GUIDED: made.w}
 
-    return kept(cache / f"{hashlib.sha256(told).hexdigest()[:32]}.safetensors", make)
+    return kept(cache / f"{sha256_of(told)[:32]}.safetensors", make)
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ from structure import SOURCE, imports_of, modules
 
 FLOORS = [
     ["config"],
-    ["audio", "image", "animation", "label", "files", "nn.ops"],
+    ["files"],
+    ["audio", "image", "animation", "label", "nn.ops"],
     ["nn"],
     ["latent", "losses", "clustering", "metrics", "sampling"],
     ["inversion", "guidance", "prototypes", "checkpoint", "data", "download"],

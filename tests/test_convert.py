@@ -42,7 +42,8 @@ from voicestyle.convert.stylegan2 import (
     read_state,
     to_rosinality,
 )
-from voicestyle.convert.torch_file import read_torch_file, sha256
+from voicestyle.convert.torch_file import read_torch_file
+from voicestyle.files import sha256_of
 from voicestyle.latent import w_statistics
 from voicestyle.prototypes import PrototypeBank
 
@@ -83,7 +84,7 @@ def test_the_command_says_what_it_did(converted: tuple[dict[str, Any], Model], o
     for part, path in official.items():
         source = record["sources"][part]
         assert source["file"] == path.name
-        assert source["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() == sha256(path)
+        assert source["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() == sha256_of(path)
         assert source["address"].startswith("https://")
     assert model.metadata == {"sources": record["sources"], "conversion": made}
     card = (model.folder / "README.md").read_text()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
+from voicestyle.files import written_whole
 from voicestyle.image import to_pil
 
 FORMATS = (".gif", ".mp4")
@@ -39,12 +39,8 @@ def save_animation(
         raise ValueError(f"{path}: {width} x {height} px, expected even numbers; write a .gif")
     lines = {keyword: text.removeprefix(f"{keyword}: ") for keyword, text in (metadata or {}).items()}
     comment = "; ".join(f"{keyword}: {text}" for keyword, text in lines.items())
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
+    with written_whole(path) as beside:
         write(to_pil(frames), beside, comment, fps)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _writer(path: Path) -> Callable[[list[Image.Image], Path, str, int], None]:

@@ -10,9 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from voicestyle.config import VoiceStyleConfig, from_dict, to_dict
+from voicestyle.files import folder_written_whole
 from voicestyle.nn.arcface import IRSE50
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.nn.inverter import Inverter
@@ -143,9 +141,7 @@ def save_model(
         raise ValueError(f"inverter of {inverter.config}: expected a generator, and the same in the config")
     if bank is not None:
         bank.check(fingerprints[ENCODER], fingerprints.get(GENERATOR))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with folder_written_whole(folder) as beside:
         (beside / CONFIG).write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
         (beside / CARD).write_text(card or _card(config), encoding="utf-8")
         for name, network in networks.items():
@@ -157,12 +153,6 @@ def save_model(
             save_file(state, beside / name, {"voicestyle": json.dumps(header, sort_keys=True)})
         if bank is not None:
             bank.save(beside / PROTOTYPES)
-        beside.chmod(0o755)  # mkdtemp makes it private, and safetensors its files
-        for path in beside.iterdir():
-            path.chmod(0o644)
-        _swap(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return folder
 
 
@@ -177,22 +167,6 @@ def check_replaceable(folder: Path) -> None:
             raise ValueError(
                 f"{folder}: holds files that are no part of a model ({', '.join(other[:5])}); choose another"
             )
-
-
-def _swap(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`; the old one goes only when the new one is there."""
-    if not folder.exists():
-        os.replace(new, folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    os.replace(folder, old / "old")
-    try:
-        os.replace(new, folder)
-    except OSError:
-        os.replace(old / "old", folder)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _card(config: VoiceStyleConfig) -> str:

@@ -6,7 +6,6 @@ The only place where uint8 and PIL exist.
 from __future__ import annotations
 
 import math
-import os
 import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+
+from voicestyle.files import written_whole
 
 WHITE = (255, 255, 255)
 
@@ -113,12 +114,8 @@ def save_png(image: Tensor | Image.Image, path: str | Path, metadata: Mapping[st
     info = PngInfo()
     for keyword, text in (metadata or {}).items():
         info.add_text(keyword, text)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with written_whole(path) as beside:
         image.save(beside, format="PNG", pnginfo=info)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def crop_resize(image: Tensor, crop: Sequence[float], size: int) -> Tensor:

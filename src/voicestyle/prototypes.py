@@ -7,7 +7,6 @@ face embeddings and no latents. A converted official memory is one.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,10 +15,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
+from safetensors.torch import save_file
 from torch import Tensor
 
 from voicestyle.clustering import kmeans
+from voicestyle.files import written_whole
 
 FORMAT = "voicestyle prototypes 1"
 REBUILD = "rebuild the bank with `voicestyle prototypes build`"
@@ -223,13 +223,8 @@ class PrototypeBank:
         values = {f.name: getattr(self, f.name) for f in fields(self) if _is_tensor(f.name)}
         tensors = {name: value.contiguous() for name, value in values.items() if value is not None}
         header = {f.name: getattr(self, f.name) for f in fields(self) if not _is_tensor(f.name)}
-        data = to_safetensors(tensors, {"voicestyle": json.dumps({"format": FORMAT, **header})})
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            beside.write_bytes(data)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with written_whole(path, durable=True) as beside:
+            save_file(tensors, beside, {"voicestyle": json.dumps({"format": FORMAT, **header})})
 
     @classmethod
     def load(cls, path: str | Path) -> PrototypeBank:

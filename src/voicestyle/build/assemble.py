@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 
 from voicestyle.checkpoint import check_replaceable, load_model, save_model
 from voicestyle.config import GeneratorConfig, GuidanceConfig, VoiceStyleConfig, from_dict
+from voicestyle.files import sha256_of
 from voicestyle.nn.stylegan2 import Generator
 from voicestyle.train.run import load_recipe
 
@@ -46,4 +46,4 @@ def assemble_model(recipe: dict[str, Any], out: str | Path) -> Path:
 def _sha256(path: Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; the recipe names it as a source")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return sha256_of(path)

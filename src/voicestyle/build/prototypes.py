@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from voicestyle.checkpoint import Model, check_replaceable, save_model
 from voicestyle.data.manifest import Manifest
-from voicestyle.files import kept
+from voicestyle.files import kept, sha256_of
 from voicestyle.image import load_image
 from voicestyle.inversion import LinearInverter, Perceptual, Start, identity_features, invert, psnr
 from voicestyle.prototypes import PrototypeBank
@@ -118,7 +117,7 @@ class Projector:
         return {name: torch.cat([d[name] for d in done]) for name in ("emb", "w", "psnr")}
 
     def _cached(self, name: bytes, load: Callable[[], Pictures]) -> Mapping[str, Tensor]:
-        digest = hashlib.sha256(self.told.encode() + name).hexdigest()[:32]
+        digest = sha256_of(self.told.encode() + name)[:32]
         path = None if self.cache is None else self.cache / f"{digest}.safetensors"
         return kept(path, lambda: self._project(*load()))
 

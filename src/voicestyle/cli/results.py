@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -184,7 +183,7 @@ def save_array(target: Path, array: Any) -> None:
     """Write a .npy."""
     import numpy as np
 
-    with _beside(target) as file:
+    with _whole(target) as file:
         np.save(file, np.asarray(array, np.float32))
 
 
@@ -200,7 +199,7 @@ def embedding_writer(out: Path | None) -> Callable[[list[Record], int], None]:
         files, embeddings = [r["file"] for r in records], np.asarray([r["embedding"] for r in records], np.float32)
         if target.suffix == ".npy" and num_failed:
             raise ValueError(f"{target}: not written, its rows would not match the files; use .npz, which names them")
-        with _beside(target) as file:
+        with _whole(target) as file:
             if target.suffix == ".npy":
                 np.save(file, embeddings)
             elif target.suffix == ".npz":
@@ -213,13 +212,9 @@ def embedding_writer(out: Path | None) -> Callable[[list[Record], int], None]:
 
 
 @contextlib.contextmanager
-def _beside(target: Path) -> Iterator[Any]:
+def _whole(target: Path) -> Iterator[Any]:
     """A binary file that takes the target's place once it is whole."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            yield file
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
+    from voicestyle.files import written_whole
+
+    with written_whole(target) as beside, beside.open("wb") as file:
+        yield file

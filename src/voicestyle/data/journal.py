@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from voicestyle.data.workers import in_order
+from voicestyle.files import written_whole
 
 T = TypeVar("T")
 Record = dict[str, Any]  # JSON-ready
@@ -49,7 +50,8 @@ def work_through(
 def _read(journal: Path, settings: Record) -> dict[str, Record]:
     """The results in a journal, which is begun where there is none, and cut where a killed process left half a line."""
     if not journal.is_file():
-        journal.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+        with written_whole(journal) as beside:
+            beside.write_text(json.dumps(settings) + "\n", encoding="utf-8")
         return {}
     data = journal.read_bytes()
     end = data.rfind(b"\n") + 1

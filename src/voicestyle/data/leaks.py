@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import defaultdict
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from voicestyle.data.manifest import Item, Manifest
+from voicestyle.files import sha256_of
 
 _VOXCELEB1 = re.compile(r"(id1[01]\d{3})(?:/(.+))?", re.IGNORECASE)  # VoxCeleb1 counts from id10001 to id11251
-_READ_SIZE = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -96,22 +95,13 @@ def _folded(name: str) -> str:
     return name.strip().replace(" ", "_").rstrip(".").casefold()
 
 
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_READ_SIZE):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _same_files(train: Iterable[Item], test: Iterable[Item]) -> tuple[Path, ...]:
     """Files of `test` with the bytes of one of `train`; only files of the same length are read."""
     trained, tested = _by_size(train), _by_size(test)
     found: set[Path] = set()
     for size in trained.keys() & tested.keys():
-        hashes = {file_hash(path) for path in trained[size]}
-        found |= {path for path in tested[size] if path in trained[size] or file_hash(path) in hashes}
+        hashes = {sha256_of(path) for path in trained[size]}
+        found |= {path for path in tested[size] if path in trained[size] or sha256_of(path) in hashes}
     return tuple(sorted(found))
 
 

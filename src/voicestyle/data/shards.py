@@ -6,9 +6,7 @@ one tensor ``frames`` (total_frames, n_mels), float16: the log-mels of its items
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,6 +24,7 @@ from voicestyle.audio import load_audio, remove_silence, voice_input
 from voicestyle.config import LogMelConfig, to_dict
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.workers import in_order
+from voicestyle.files import sha256_of, written_whole
 
 FORMAT_VERSION = 1
 INDEX = "index.json"
@@ -110,7 +109,7 @@ class LogMelShards:
 
 def front_end_fingerprint(config: LogMelConfig) -> str:
     """Of every setting that a log-mel depends on."""
-    return hashlib.sha256(json.dumps([FORMAT_VERSION, to_dict(config)]).encode()).hexdigest()[:16]
+    return sha256_of(json.dumps([FORMAT_VERSION, to_dict(config)]).encode())[:16]
 
 
 def cache_log_mels(
@@ -177,9 +176,8 @@ def _write_shard(
             num_frames[item.key] = len(result)
         progress(1)
     held = {"stamp": stamp, "keys": [*num_frames], "num_frames": [*num_frames.values()], "refused": refused}
-    beside = path.with_suffix(".tmp")
-    save_file({"frames": torch.cat(frames)}, beside, {"shard": json.dumps(held)})
-    os.replace(beside, path)
+    with written_whole(path) as beside:
+        save_file({"frames": torch.cat(frames)}, beside, {"shard": json.dumps(held)})
     return held
 
 
@@ -207,7 +205,7 @@ def _stamp(items: Sequence[Item], config: LogMelConfig) -> str:
     """Of everything that a shard depends on."""
     stats = [(item.key, item.voice.name, item.voice.stat()) for item in items if item.voice]
     told = [front_end_fingerprint(config), [(key, name, stat.st_size, stat.st_mtime_ns) for key, name, stat in stats]]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    return sha256_of(json.dumps(told).encode())
 
 
 def _shard_metadata(path: Path) -> dict[str, Any]:
@@ -230,9 +228,8 @@ def _write_index(folder: Path, shards: list[dict[str, Any]], config: LogMelConfi
         "shards": shards,
         "refused": refused,
     }
-    beside = folder / f"{INDEX}.tmp"
-    beside.write_text(json.dumps(index), encoding="utf-8")
-    os.replace(beside, folder / INDEX)
+    with written_whole(folder / INDEX) as beside:
+        beside.write_text(json.dumps(index), encoding="utf-8")
     for stale in folder.glob("[0-9]" * 5 + ".safetensors"):  # of a longer manifest
         if stale.name not in {shard["file"] for shard in shards}:
             stale.unlink()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from voicestyle.files import written_whole
 
 NUMBERS = {"age": "float64", "face_box": "list<float64>"}  # columns that are no text in Parquet
 
@@ -51,9 +52,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]
 
     Numbers in CSV are written so that they are read as the same; tuples are separated by spaces.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with written_whole(path) as beside:
         if is_parquet(path):
             _write_parquet(beside, columns, rows)
         else:
@@ -61,9 +60,6 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(columns)
                 writer.writerows([_text(cell) for cell in row] for row in rows)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _text(cell: Any) -> str:

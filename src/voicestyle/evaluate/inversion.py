@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from voicestyle.config import to_dict
 from voicestyle.evaluate.targets import Targets, low_quality, smaller
-from voicestyle.files import kept
+from voicestyle.files import kept, written_whole
 from voicestyle.image import contact_sheet, face_region
 from voicestyle.inversion import (
     LinearInverter,
@@ -144,11 +143,9 @@ class InversionStudy:
 
     def write(self, folder: Path) -> None:
         """Write ``inversion.md`` and ``inversion.json``, each whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
         for name, text in (("inversion.md", self.to_markdown()), ("inversion.json", json.dumps(self.to_dict()))):
-            beside = folder / f".{name}.{os.getpid()}.tmp"
-            beside.write_text(text, encoding="utf-8")
-            os.replace(beside, folder / name)
+            with written_whole(folder / name) as beside:
+                beside.write_text(text, encoding="utf-8")
 
     def _cost(self, row: Row) -> float:
         """Time relative to the first row: the processor's on a CPU, which other programs do not stretch."""

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from voicestyle.evaluate.embeddings import SIDES, Side
+from voicestyle.files import written_whole
 
 Task = Literal["matching", "verification", "retrieval"]
 Direction = Literal["v2f", "f2v"]
@@ -220,14 +220,8 @@ def _read(path: Path, delimiter: str) -> list[list[str]]:
 
 
 def _write(path: Path, rows: Iterable[Sequence[Any]], delimiter: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, delimiter=delimiter, lineterminator="\n").writerows(rows)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with written_whole(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=delimiter, lineterminator="\n").writerows(rows)
 
 
 def _folder(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from voicestyle.data.folders import PICTURES, files_in
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.pictures import canonical_picture
 from voicestyle.evaluate.distances import Comparison, compare
+from voicestyle.files import sha256_of
 from voicestyle.image import from_pil, open_image, to_pil
 from voicestyle.sampling import random_latents
 
@@ -228,7 +228,7 @@ def inception_features(weights: str | Path | None = None, device: torch.device |
             f"{path}: no such file; FID and KID need the Inception weights {INCEPTION_FILE} there, or named with "
             "--inception-weights (release v0.2.0 of toshas/torch-fidelity has them); nothing is downloaded"
         )
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = sha256_of(path)
     if found != INCEPTION_SHA256:  # it is unpickled next: no other file may be
         raise ValueError(
             f"{path}: sha256 {found[:8]}..., expected {INCEPTION_SHA256[:8]}...: other weights, or a damaged file, "

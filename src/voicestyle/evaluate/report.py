@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from voicestyle.files import written_whole
 
 COLUMNS = ("task", "within", "metric", "score", "95 % interval", "chance", "trials", "left out", "identities", "list")
 
@@ -120,11 +121,5 @@ class Evaluation(Sequence[Report]):
 
     def write_markdown(self, path: str | Path) -> None:
         """Write `to_markdown` to a file, all or nothing."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with written_whole(path) as beside:
             beside.write_text(self.to_markdown(), encoding="utf-8")
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)

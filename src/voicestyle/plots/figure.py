@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voicestyle import __version__
+from voicestyle.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -43,13 +43,8 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         raise ValueError(f"{path}: figures are written as {', '.join(FORMATS)}; use a name that ends so")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder; create it first")
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with rc_context({"svg.hashsalt": "voicestyle"}):  # else the names of clipping paths are random
-            figure.savefig(beside, format=path.suffix[1:].lower(), dpi=DPI, metadata=metadata)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with written_whole(path) as beside, rc_context({"svg.hashsalt": "voicestyle"}):  # else names of paths are random
+        figure.savefig(beside, format=path.suffix[1:].lower(), dpi=DPI, metadata=metadata)
 
 
 def new_figure(title: str, size: tuple[float, float] = (6.4, 4.8), num_panels: int = 1) -> tuple[Figure, list[Axes]]:

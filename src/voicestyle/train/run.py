@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shlex
 import subprocess
@@ -15,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from voicestyle.files import is_unfinished, written_whole
 from voicestyle.train.distributed import World
 from voicestyle.train.recipe import difference, dump_recipe, load_recipe
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-_UNFINISHED = {"state", "run.json", "run.json.tmp", "recipe.toml.tmp"}  # of a run that was killed as it began
+_BEGUN = {"state", "run.json"}  # all that a run may hold that was killed as it began
 
 
 class Run:
@@ -81,8 +81,8 @@ class Run:
     def _claim(folder: Path, recipe: dict[str, Any], resume: bool, world: World) -> None:
         """Make the folder a run of this recipe, or see that it is one."""
         old = folder / "recipe.toml"
-        held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        if held - _UNFINISHED or (held and not resume):
+        held = {path.name for path in folder.iterdir() if not is_unfinished(path)} if folder.is_dir() else set()
+        if held - _BEGUN or (held and not resume):
             if not resume:
                 raise ValueError(f"{folder}: not empty; choose another folder, or continue its run with --resume")
             if old.is_file():
@@ -115,13 +115,8 @@ class Run:
             raise ValueError(f"state to save: got keys {sorted(state)}, expected 'step' among them")
         if not self.world.is_main:
             return
-        path = self.folder / "state" / "last.pt"
-        beside = path.with_suffix(".tmp")
-        with beside.open("wb") as file:
+        with written_whole(self.folder / "state" / "last.pt", durable=True) as beside, beside.open("wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
 
     def load_state(self) -> dict[str, Any] | None:
         """The last saved state on the CPU, or None for a fresh run; log lines of later steps are cut off.
@@ -167,14 +162,12 @@ def set_rng_state(generators: Mapping[str, torch.Generator], state: Mapping[str,
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write values as indented JSON, and the folder where there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, json.dumps(values, indent=2).encode() + b"\n")
 
 
 def _write(path: Path, data: bytes) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_bytes(data)
-    os.replace(beside, path)
+    with written_whole(path, durable=True) as beside:
+        beside.write_bytes(data)
 
 
 def _summary_writer() -> type[SummaryWriter]:

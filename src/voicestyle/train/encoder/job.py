@@ -5,7 +5,6 @@ Every random choice is a function of the seed and the step, so that a resumed ru
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from voicestyle.checkpoint import save_model
 from voicestyle.config import VoiceStyleConfig
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.shards import LogMelShards, cache_log_mels, front_end_fingerprint
+from voicestyle.files import sha256_of
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.train.distributed import World, connect
 from voicestyle.train.encoder.batches import Items, batches
@@ -240,7 +240,7 @@ class _Job:
         if given:
             return LogMelShards(given, front_end)
         told = [(item.key, item.voice.name, item.voice.stat().st_size) for item in items if item.voice]
-        name = hashlib.sha256(json.dumps([front_end_fingerprint(front_end), told]).encode()).hexdigest()[:16]
+        name = sha256_of(json.dumps([front_end_fingerprint(front_end), told]).encode())[:16]
         folder = Path(self.recipe["cache"]) / f"log_mels-{name}"
 
         def make() -> None:
@@ -257,7 +257,7 @@ def _provenance(recipe: dict[str, Any], num_pairs: int, trainer: Trainer) -> dic
     for side in ("voice_weights", "face_weights"):
         if recipe[side]:
             path = Path(recipe[side])
-            sources[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            sources[path.name] = sha256_of(path)
     told = {"sources": sources, "num_pairs": num_pairs, "seed": recipe["seed"]}
     if trainer.best.weights:
         told["validation"] = {"auc": trainer.best.auc, "step": trainer.best.step}

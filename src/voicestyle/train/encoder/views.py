@@ -5,7 +5,6 @@ Views are computed once, go through the backbones where those are frozen, and ar
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from voicestyle.config import to_dict
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.pictures import frontal_picture, wild_picture
 from voicestyle.data.shards import whole_log_mel
-from voicestyle.files import kept
+from voicestyle.files import kept, sha256_of
 from voicestyle.image import crop_resize
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.train.distributed import World
@@ -119,7 +118,7 @@ def _fingerprint(
     backbones = [fingerprint(m) for m in (encoder.voice_backbone, encoder.face_backbone)] if are_features else []
     told = [stats, [item.face_box for item in items], front_ends, config.num_windows, config.wild, backbones]
     told += [] if tuple(sides) == SIDES else [list(sides)]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    return sha256_of(json.dumps(told).encode())[:16]
 
 
 def _all_views(

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from voicestyle.convert.dlib import read_state
+from voicestyle.files import written_whole
 from voicestyle.image import from_pil, save_png
 from voicestyle.latent import w_statistics
 from voicestyle.nn.dlib_resnet import DlibResNet
@@ -62,7 +63,8 @@ def train_generator(
         generator = trainer.average
         generator.w_avg[:], generator.w_std[...] = w_statistics(generator, seed=settings.seed)
         if world.is_main:
-            torch.save(generator.state_dict(), run.folder / "generator.pt")
+            with written_whole(run.folder / "generator.pt", durable=True) as beside, beside.open("wb") as file:
+                torch.save(generator.state_dict(), file)
         return generator
 
 
