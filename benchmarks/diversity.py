@@ -27,7 +27,8 @@ from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.pictures import canonical_picture
 from voicestyle.evaluate.generation import Faces, spread_of_a_voice
 from voicestyle.evaluate.judge import Judge
-from voicestyle.image import contact_sheet, save_png
+from voicestyle.image import save_png
+from voicestyle.sheet import contact_sheet
 
 COLUMNS = ("diversity", "spread", "95 % interval", "similarity, first", "further", "lowest", "sex, first", "further")
 

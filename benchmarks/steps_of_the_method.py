@@ -28,9 +28,10 @@ from voicestyle.evaluate.generation import Faces, sex_agreement, style_matching
 from voicestyle.evaluate.judge import Judge
 from voicestyle.evaluate.report import Report
 from voicestyle.files import kept, sha256_of
-from voicestyle.image import contact_sheet, save_png
+from voicestyle.image import save_png
 from voicestyle.metrics import bootstrap_interval
 from voicestyle.sampling import random_latents
+from voicestyle.sheet import contact_sheet
 
 RANDOM, MEAN, GUIDED = "random face", "mean of the nearest members", "guided"
 COLUMNS = ("faces", "score", "within", "value", "95 % interval", "chance", "trials", "people")

@@ -15,7 +15,7 @@ from structure import SOURCE, imports_of, modules
 FLOORS = [
     ["config"],
     ["files"],
-    ["audio", "image", "animation", "label", "nn.ops"],
+    ["audio", "image", "align", "sheet", "animation", "label", "nn.ops"],
     ["nn"],
     ["latent", "losses", "clustering", "metrics", "sampling"],
     ["inversion", "guidance", "prototypes", "checkpoint", "data", "download"],
@@ -23,6 +23,8 @@ FLOORS = [
     ["cli", "web", "__main__"],
 ]
 SIBLINGS = {  # who may import on its own floor, and from whom
+    "align": {"image"},
+    "sheet": {"image"},
     "animation": {"image"},
     "nn": {"nn"},
     "data": {"data"},

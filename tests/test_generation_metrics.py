@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
+from voicestyle.align import align_box
 from voicestyle.config import GuidanceConfig
 from voicestyle.data import pictures
 from voicestyle.data.manifest import Item, Manifest
@@ -34,7 +35,7 @@ from voicestyle.evaluate.generation import (
     spread_of_a_voice,
 )
 from voicestyle.evaluate.judge import AGE_FILE, GENDER_FILE, Judge, Judgment
-from voicestyle.image import align_box, from_pil, load_image
+from voicestyle.image import from_pil, load_image
 from voicestyle.metrics import bootstrap_interval
 
 SIZE = 4  # pixels

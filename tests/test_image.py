@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from pathlib import Path
@@ -15,17 +16,10 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from fill import inp
-from voicestyle.image import (
-    CANONICAL_FACE_BOX,
-    align_box,
-    align_face,
-    contact_sheet,
-    crop_resize,
-    from_pil,
-    load_image,
-    save_png,
-    to_pil,
-)
+from structure import SOURCE
+from voicestyle.align import CANONICAL_FACE_BOX, align_box, align_face
+from voicestyle.image import crop_resize, from_pil, load_image, open_image, picture_size, save_png, to_pil
+from voicestyle.sheet import contact_sheet
 
 RGB = (200, 100, 50)
 
@@ -165,6 +159,32 @@ def test_foreign_files(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.png: (not a|damaged)"):
         load_image(tmp_path / "a.png")
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EOF\n"
+
+
+def test_no_picture_starts_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would hand an EPS to Ghostscript, whatever its name is."""
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("started another program"))
+    (tmp_path / "face.jpg").write_bytes(EPS)
+    for read in (load_image, picture_size):
+        with pytest.raises(ValueError, match="face.jpg: not a picture, or of no format that is read: JPEG, PNG"):
+            read(tmp_path / "face.jpg")
+
+
+def test_there_is_one_door_for_pictures() -> None:
+    text = "".join(path.read_text() for path in SOURCE.rglob("*.py"))
+    assert text.count("Image.open(") == 1
+
+
+def test_the_size_of_a_picture_and_pictures_from_memory(tmp_path: Path) -> None:
+    picture(7, 5).save(tmp_path / "a.png")
+    assert picture_size(tmp_path / "a.png") == (7, 5)
+    data = io.BytesIO((tmp_path / "a.png").read_bytes())
+    assert open_image(data, "a.tar: a.png").size == (7, 5)
+    with pytest.raises(ValueError, match="^a.tar: a.png: damaged or truncated"):
+        open_image(io.BytesIO(data.getvalue()[:50]), "a.tar: a.png")
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "tiff"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tiny import tiny_generator
-from voicestyle.image import face_region
+from voicestyle.align import face_region
 from voicestyle.inversion import LinearInverter, ReconstructionObjective, identity_features, invert
 from voicestyle.nn.stylegan2 import Generator
 

@@ -14,9 +14,10 @@ from PIL import Image
 import voicestyle
 from tiny import VOICE, save_tiny
 from voicestyle import Generation, VoiceStyle
+from voicestyle.align import face_region
 from voicestyle.build.prototypes import build_bank, build_prototypes
 from voicestyle.data.manifest import Item, Manifest
-from voicestyle.image import face_region, save_png, to_pil
+from voicestyle.image import save_png, to_pil
 from voicestyle.pipeline import DISCLAIMER
 from voicestyle.prototypes import PrototypeBank
 

@@ -346,7 +346,7 @@ def vs(tmp_path_factory) -> voicestyle.VoiceStyle:
 
 def test_a_prototype_sheet_shows_the_mean_and_the_nearest_members(vs, monkeypatch) -> None:
     seen = {}
-    monkeypatch.setattr("voicestyle.image.contact_sheet", lambda rows, tile: seen.update(rows=rows, tile=tile))
+    monkeypatch.setattr("voicestyle.sheet.contact_sheet", lambda rows, tile: seen.update(rows=rows, tile=tile))
     prototype_sheet(vs, [4, 1], num_members=3, tile=32)
     assert seen["tile"] == 32 and len(seen["rows"]) == 2
     for (title, tiles), prototype in zip(seen["rows"], [4, 1], strict=True):
@@ -369,7 +369,7 @@ def test_a_prototype_sheet_is_a_picture_and_refuses_prototypes_that_are_not_ther
 
 def test_an_interpolation_goes_straight_from_one_mean_to_another(vs, monkeypatch) -> None:
     seen = []
-    monkeypatch.setattr("voicestyle.image.contact_sheet", lambda rows, tile: seen.extend(rows))
+    monkeypatch.setattr("voicestyle.sheet.contact_sheet", lambda rows, tile: seen.extend(rows))
     interpolation_sheet(vs, [(4, 1), (0, 2)], num_steps=3)
     assert [title for title, _ in seen] == ["prototype 4 to prototype 1", "prototype 0 to prototype 2"]
     a, b = (vs.bank.member_w[vs.bank.assignments == prototype].mean(0) for prototype in (4, 1))

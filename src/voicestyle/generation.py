@@ -15,9 +15,10 @@ from torch import Tensor
 from voicestyle import __version__
 from voicestyle.animation import FPS, save_animation
 from voicestyle.config import GuidanceConfig
-from voicestyle.image import contact_sheet, save_png
+from voicestyle.image import save_png
 from voicestyle.prototypes import Nearest
 from voicestyle.sampling import polyline
+from voicestyle.sheet import contact_sheet
 
 if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle

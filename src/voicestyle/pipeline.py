@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 
 from voicestyle import __version__
+from voicestyle.align import align_face, face_region
 from voicestyle.audio import voice_input
 from voicestyle.checkpoint import EMBEDDED, Model, load_model
 from voicestyle.config import GuidanceConfig
 from voicestyle.convert.lpips import find_backbone, read_lpips
 from voicestyle.generation import Generation
 from voicestyle.guidance import guide
-from voicestyle.image import align_face, contact_sheet, face_region, from_pil, open_image
+from voicestyle.image import from_pil, open_image
 from voicestyle.inversion import LinearInverter, Perceptual, Region, Start, identity_features, invert
 from voicestyle.latent import Callback, LatentResult
 from voicestyle.prototypes import MemberOrder, Nearest, PrototypeBank
 from voicestyle.sampling import further_start, random_latents, undetermined
+from voicestyle.sheet import contact_sheet
 
 DISCLAIMER = "AI-generated: one of many faces that fit the voice. It is not the speaker's face and identifies nobody."
 

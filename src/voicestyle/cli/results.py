@@ -135,7 +135,7 @@ def save_generation(made: Generation, target: Path, sheet: bool, morph: str | No
 
 def save_inversion(vs: VoiceStyle, found: LatentResult, target: Path, given: Tensor | None = None) -> Record:
     """Write the picture of a latent, and the latent as NAME.npy; beside what was `given`, as NAME-compare.png too."""
-    from voicestyle.image import contact_sheet
+    from voicestyle.sheet import contact_sheet
 
     image = vs.synthesize(found.w)
     save_picture(image, target, vs.metadata())
@@ -158,7 +158,7 @@ def check_sample_target(out: Path) -> None:
 
 def save_samples(images: Tensor, out: Path, metadata: dict[str, str]) -> Record:
     """Write pictures (N,3,size,size) into a folder, or as one sheet (.png); where they are."""
-    from voicestyle.image import contact_sheet
+    from voicestyle.sheet import contact_sheet
 
     if out.suffix.lower() == ".png" and not out.is_dir():
         columns = math.ceil(math.sqrt(len(images)))

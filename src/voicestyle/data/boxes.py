@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from voicestyle.align import detect_face
 from voicestyle.data.journal import work_through
 from voicestyle.data.manifest import Manifest
-from voicestyle.image import detect_face, open_image
+from voicestyle.image import open_image
 
 
 def write_boxes(

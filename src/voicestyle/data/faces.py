@@ -10,19 +10,20 @@ import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from voicestyle.align import align_box, detect_face, face_axes, find_landmarks
 from voicestyle.data.folders import PICTURES, files_in
 from voicestyle.data.journal import work_through
 from voicestyle.data.manifest import EDGES
 from voicestyle.data.tables import write_table
 from voicestyle.files import sha256_of, written_whole
-from voicestyle.image import align_box, detect_face, open_image
+from voicestyle.image import open_image
 
 PREDICTOR = "shape_predictor_68_face_landmarks.dat"
 JOURNAL = "done.jsonl"
@@ -110,28 +111,6 @@ def cut_face(source: Path, folder: Path, settings: FaceSettings, predictor: Path
     return {"file": name, **{column: None if value is None else round(value, 3) + 0.0 for column, value in named}}
 
 
-def find_landmarks(pil: Image.Image, box: Sequence[float], predictor: Path) -> np.ndarray:
-    """The 68 landmarks (68, 2) of the iBUG scheme, x and y in pixels, of the face in a box.
-
-    Raises:
-        ValueError: they are not those of an upright face
-    """
-    import dlib
-
-    shape = _predictor(predictor)(np.asarray(pil), dlib.rectangle(*(round(edge) for edge in box)))
-    points = np.array([(point.x + 0.5, point.y + 0.5) for point in shape.parts()])
-    across, down = _axes(points)
-    if across[0] <= 0 or across[0] * down[1] - across[1] * down[0] <= 0 or abs(across[1]) > 2 * across[0]:
-        raise ValueError("the landmarks found are not those of an upright face")
-    return points
-
-
-def _axes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """From the left eye of the picture to the right one, and from between the eyes to the mouth."""
-    left, right, mouth = points[36:42].mean(0), points[42:48].mean(0), points[[48, 54]].mean(0)
-    return right - left, mouth - (left + right) / 2
-
-
 def ffhq_square(points: np.ndarray) -> np.ndarray:
     """Center, and half of the upper edge, as x and y in pixels (2, 2), of FFHQ's frame around 68 landmarks.
 
@@ -139,7 +118,7 @@ def ffhq_square(points: np.ndarray) -> np.ndarray:
     to the line from eyes to mouth; half a side is 2 distances of the eyes or 1.8 from eyes to mouth, whichever is
     longer; the center lies a tenth of the way from eyes to mouth.
     """
-    across, down = _axes(points)
+    across, down = face_axes(points)
     direction = across + np.array([down[1], -down[0]])
     half = direction / np.linalg.norm(direction) * max(2.0 * np.linalg.norm(across), 1.8 * np.linalg.norm(down))
     return np.stack([points[36:48].reshape(2, 6, 2).mean((0, 1)) + 0.1 * down, half])
@@ -193,7 +172,7 @@ def sharpness(pil: Image.Image) -> float:
 
 def head_turn(points: np.ndarray) -> float:
     """How far the tip of the nose lies off the middle of the eyes, in distances of the eyes; 0: frontal."""
-    across, _ = _axes(points)
+    across, _ = face_axes(points)
     return float((points[30] - points[36:48].reshape(2, 6, 2).mean((0, 1))) @ across / (across @ across))
 
 
@@ -218,16 +197,6 @@ def _predictor_file(path: str | Path | None) -> Path:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; expected dlib's {PREDICTOR}")
     return Path(path)
-
-
-@lru_cache(maxsize=1)
-def _predictor(path: Path) -> Any:
-    import dlib
-
-    try:
-        return dlib.shape_predictor(str(path))
-    except RuntimeError as error:
-        raise ImportError(f"{path}: not a predictor of landmarks that dlib reads ({error})") from None
 
 
 def _save(pil: Image.Image, path: Path) -> None:

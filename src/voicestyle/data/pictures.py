@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from voicestyle.align import CANONICAL_FACE_BOX, align_box, align_face
 from voicestyle.data.manifest import Item
-from voicestyle.image import CANONICAL_FACE_BOX, align_box, align_face, from_pil, load_image, open_image
+from voicestyle.image import from_pil, load_image, open_image
 
 ALIGNED_SIZE = 256  # pixels of a picture in the wild once aligned; front ends take a part of it
 

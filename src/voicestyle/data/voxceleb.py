@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from voicestyle.data.folders import PICTURES, RECORDINGS, deal, files_in
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.pictures import whole_frame_box
 from voicestyle.data.tables import read_table
+from voicestyle.image import picture_size
 
 # Sets of Learnable PINs (Nagrani et al., ECCV 2018), whose numbers identity_splits.txt has, and of vox1_meta.csv
 SETS = {"1": "train", "2": "val", "4": "test", "train": "train", "val": "val", "dev": "train", "test": "test"}
@@ -106,9 +105,8 @@ def _items(
 def _whole_frame(path: Path) -> tuple[float, ...]:
     """The box of a picture that is taken as it is; () for a file that is no picture."""
     try:
-        with Image.open(path) as pil:  # reads the header alone
-            return whole_frame_box(pil.size)
-    except (OSError, Image.DecompressionBombError):
+        return whole_frame_box(picture_size(path))
+    except (OSError, ValueError):
         return ()
 
 

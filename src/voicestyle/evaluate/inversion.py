@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from voicestyle.align import face_region
 from voicestyle.config import to_dict
 from voicestyle.evaluate.targets import Targets, low_quality, smaller
 from voicestyle.files import kept, written_whole
-from voicestyle.image import contact_sheet, face_region
 from voicestyle.inversion import (
     LinearInverter,
     Perceptual,
@@ -36,6 +36,7 @@ from voicestyle.inversion import (
     psnr,
 )
 from voicestyle.metrics import bootstrap_interval
+from voicestyle.sheet import contact_sheet
 
 if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from voicestyle.align import align_box, detect_face
 from voicestyle.data.manifest import Item
 from voicestyle.evaluate.pictures import Refuse, face_picture, usable
-from voicestyle.image import align_box, detect_face, from_pil, open_image, to_pil
+from voicestyle.image import from_pil, open_image, to_pil
 
 SHRINK, JPEG = (2.0, 6.0), (5, 30)  # of low-quality copies, drawn from: by how much smaller, and JPEG quality
 
@@ -95,7 +96,7 @@ def low_quality(targets: Targets, seed: int = 0) -> Targets:
         small = max(1, round(pil.width / rng.uniform(*SHRINK)))
         data = io.BytesIO()
         pil.resize((small, small), Image.Resampling.BICUBIC).save(data, "JPEG", quality=int(rng.integers(*JPEG)))
-        copies.append(from_pil(Image.open(data), pil.width))
+        copies.append(from_pil(open_image(data, "JPEG"), pil.width))
     return dataclasses.replace(targets, target=torch.cat(copies))
 
 

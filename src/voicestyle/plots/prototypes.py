@@ -24,7 +24,7 @@ def prototype_sheet(vs: VoiceStyle, prototypes: Sequence[int], num_members: int 
     Raises:
         ValueError: no prototypes, one that the bank has not, or a bank without latents
     """
-    from voicestyle.image import contact_sheet
+    from voicestyle.sheet import contact_sheet
 
     return contact_sheet([_row(vs, prototype, num_members) for prototype in prototypes], tile)
 
@@ -43,7 +43,7 @@ def interpolation_sheet(vs: VoiceStyle, pairs: Sequence[tuple[int, int]], num_st
     """
     import torch
 
-    from voicestyle.image import contact_sheet
+    from voicestyle.sheet import contact_sheet
 
     if num_steps < 2:
         raise ValueError(f"num_steps: got {num_steps}, expected 2 or more")

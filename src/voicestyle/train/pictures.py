@@ -40,11 +40,7 @@ class PictureFile:
         with self.path.open("rb") as file:
             file.seek(self.offset)
             data = file.read(self.length)
-        try:
-            with Image.open(io.BytesIO(data)) as pil:
-                return pil.convert("RGB")
-        except Exception as error:  # decoders raise nearly anything on a damaged file
-            raise ValueError(f"{self.path}: {self.name}: not a picture, or damaged ({error}); make it again") from error
+        return open_image(io.BytesIO(data), f"{self.path}: {self.name}")
 
 
 def list_pictures(data: DataConfig) -> list[PictureFile]:

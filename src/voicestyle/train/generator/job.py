@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -23,7 +22,7 @@ from voicestyle.nn.dlib_resnet import DlibResNet
 from voicestyle.nn.stylegan2 import Generator
 from voicestyle.train.distributed import World, connect
 from voicestyle.train.generator.codes import FaceCodes
-from voicestyle.train.generator.morph import MorphSpace, find_landmarks
+from voicestyle.train.generator.morph import MorphSpace, landmarks_of
 from voicestyle.train.generator.settings import IdentityConfig, Settings, read_settings
 from voicestyle.train.generator.trainer import GeneratorTrainer
 from voicestyle.train.pictures import PictureFile, PictureStream, list_pictures
@@ -116,7 +115,7 @@ def load_pictures(settings: Settings, size: int) -> tuple[Tensor, Tensor]:
     """The pictures (N,3,size,size) in which a face is found, and landmarks (N,68,2)."""
     assert settings.codes is not None
     pils = [file.open() for file in list_pictures(settings.data)]
-    landmarks, found = find_landmarks([np.array(pil) for pil in pils], settings.codes.landmarks)
+    landmarks, found = landmarks_of(pils, settings.codes.landmarks)
     return torch.cat([from_pil(pils[i], size) for i in found]), landmarks
 
 

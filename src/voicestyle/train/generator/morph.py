@@ -9,14 +9,18 @@ Coordinates are those of ``torch.nn.functional.grid_sample``: (x, y) in [-1, 1] 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
+
+from voicestyle.align import detect_faces, find_landmarks
 
 # the 68 landmarks of the iBUG scheme in the order of a mirrored face
 MIRRORED = [
@@ -29,25 +33,24 @@ OUTLINE_ANGLES = torch.deg2rad(torch.linspace(-100, 100, 11))  # 0 is up; symmet
 SMOOTHING = 1e-3
 
 
-def find_landmarks(pictures: list[np.ndarray], predictor: str | Path) -> tuple[Tensor, list[int]]:
-    """Landmarks (M,68,2) of the pictures (uint8, H x W x 3) in which a face is found, and the indices of these M.
+def landmarks_of(pictures: Sequence[Image.Image], predictor: str | Path) -> tuple[Tensor, list[int]]:
+    """Landmarks (M,68,2) of the pictures in which one face is found, and the indices of these M.
 
     Args:
-        predictor: dlib's ``shape_predictor_68_face_landmarks.dat``
-    Raises:
-        ImportError: dlib is not installed (``pip install voicestyle[train]``)
-    """
-    import dlib
+        pictures: RGB
+        predictor: see `align.find_landmarks`; errors are those of it
 
-    detect, predict = dlib.get_frontal_face_detector(), dlib.shape_predictor(str(predictor))
+    Raises:
+        ValueError: no face in any of them
+    """
     points, found = [], []
     for i, picture in enumerate(pictures):
-        boxes = detect(picture)
+        boxes = detect_faces(picture)
         if len(boxes) == 1:
-            shape = predict(picture, boxes[0])
-            size = torch.tensor([picture.shape[1], picture.shape[0]])
-            points.append((torch.tensor([[p.x + 0.5, p.y + 0.5] for p in shape.parts()]) / size) * 2 - 1)
-            found.append(i)
+            with suppress(ValueError):  # not upright
+                held = torch.from_numpy(find_landmarks(picture, boxes[0], predictor)).float()
+                points.append(held / torch.tensor(picture.size) * 2 - 1)
+                found.append(i)
     if not points:
         raise ValueError(f"landmarks: no face found in any of {len(pictures)} pictures; are they frontal faces?")
     return torch.stack(points), found
