@@ -32,20 +32,20 @@ def make(folder: Path, toy: Path) -> voicestyle.Generation:  # noqa: F811
     }  # fmt: skip
     assemble_model(model, folder / "networks")
     build_prototypes(load_model(folder / "networks"), [toy / "toy.csv"], folder / "model", k=4, start="linear", steps=3)
-    return voicestyle.load(folder / "model", "cpu").generate(toy / "0.wav", seed=3)
+    vs = voicestyle.load(folder / "model", "cpu")
+    return vs, vs.generate(toy / "0.wav", seed=3)
 
 
 def test_from_recordings_and_pictures_to_a_face(toy: Path, tmp_path: Path, monkeypatch, face_set) -> None:  # noqa: F811
     monkeypatch.setattr(generator_training, "load_pictures", lambda recipe, size: face_set)
-    first = make(tmp_path / "a", toy)
+    vs, first = make(tmp_path / "a", toy)
     assert first.image.shape == (1, 3, 64, 64) and torch.isfinite(first.image).all()
     assert (
         first.similarity.item() >= first.history[0]["similarity"][0] - 0.1
     )  # the best is kept, the start is one of them
-    vs = first.voicestyle
     assert len(vs.bank.centroids) == 4 and len(vs.bank.member_w) == 12
     reports = evaluate_association(vs, Manifest.read(toy / "toy.csv"), "verification", "train")
     assert reports[0].score > 0.7  # it was trained on these: pitch and color go together
-    again = make(tmp_path / "b", toy)
+    _, again = make(tmp_path / "b", toy)
     assert torch.equal(first.image, again.image)
     assert first.similarity.item() == pytest.approx(again.similarity.item(), abs=1e-6)

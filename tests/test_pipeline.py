@@ -20,6 +20,7 @@ from voicestyle.data.manifest import Item, Manifest
 from voicestyle.image import save_png, to_pil
 from voicestyle.pipeline import DISCLAIMER
 from voicestyle.prototypes import PrototypeBank
+from voicestyle.show import generation_sheet, nearest_sheet
 
 
 @pytest.fixture(scope="module")
@@ -202,9 +203,9 @@ def test_several_faces_are_saved_beside_each_other(vs: VoiceStyle, tmp_path) -> 
 
 def test_the_contact_sheet_shows_prototypes_and_the_way(vs: VoiceStyle, monkeypatch) -> None:
     rows = []
-    monkeypatch.setattr("voicestyle.generation.contact_sheet", lambda got: rows.extend(got))
+    monkeypatch.setattr("voicestyle.show.contact_sheet", lambda got: rows.extend(got))
     out = vs.generate(VOICE, num_faces=2, steps=10)
-    out.contact_sheet(num_steps=3)
+    generation_sheet(vs, out, num_steps=3)
     assert len(rows) == 3 + 2
     assert sum(len(tiles) - 1 for _, tiles in rows[:3]) == len(out.prototypes.members)
     for prototype, (_, tiles) in zip(out.prototypes.prototypes, rows[:3], strict=True):  # the first tile is its mean
@@ -217,9 +218,9 @@ def test_the_contact_sheet_shows_prototypes_and_the_way(vs: VoiceStyle, monkeypa
 
 
 def test_sheets_are_drawn(vs: VoiceStyle, generation: Generation) -> None:
-    assert generation.contact_sheet().width > 256
-    assert vs.prototype_sheet(generation.prototypes).width > 256
-    assert vs.generate(VOICE, steps=0).contact_sheet().width > 128
+    assert generation_sheet(vs, generation).width > 256
+    assert nearest_sheet(vs, generation.prototypes).width > 256
+    assert generation_sheet(vs, vs.generate(VOICE, steps=0)).width > 128
 
 
 # --------------------------------------------------------------------------------------------- pictures and banks

@@ -24,9 +24,7 @@ from voicestyle.plots import (
     FORMATS,
     association,
     cmc_plot,
-    interpolation_sheet,
     labels_of,
-    prototype_sheet,
     roc_plot,
     save_figure,
     similarity_groups,
@@ -34,6 +32,7 @@ from voicestyle.plots import (
     space_map,
     training_curves,
 )
+from voicestyle.show import interpolation_sheet, prototype_sheet
 
 
 def scores_and_labels(num: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -346,7 +345,7 @@ def vs(tmp_path_factory) -> voicestyle.VoiceStyle:
 
 def test_a_prototype_sheet_shows_the_mean_and_the_nearest_members(vs, monkeypatch) -> None:
     seen = {}
-    monkeypatch.setattr("voicestyle.sheet.contact_sheet", lambda rows, tile: seen.update(rows=rows, tile=tile))
+    monkeypatch.setattr("voicestyle.show.contact_sheet", lambda rows, tile: seen.update(rows=rows, tile=tile))
     prototype_sheet(vs, [4, 1], num_members=3, tile=32)
     assert seen["tile"] == 32 and len(seen["rows"]) == 2
     for (title, tiles), prototype in zip(seen["rows"], [4, 1], strict=True):
@@ -369,7 +368,7 @@ def test_a_prototype_sheet_is_a_picture_and_refuses_prototypes_that_are_not_ther
 
 def test_an_interpolation_goes_straight_from_one_mean_to_another(vs, monkeypatch) -> None:
     seen = []
-    monkeypatch.setattr("voicestyle.sheet.contact_sheet", lambda rows, tile: seen.extend(rows))
+    monkeypatch.setattr("voicestyle.show.contact_sheet", lambda rows, tile: seen.extend(rows))
     interpolation_sheet(vs, [(4, 1), (0, 2)], num_steps=3)
     assert [title for title, _ in seen] == ["prototype 4 to prototype 1", "prototype 0 to prototype 2"]
     a, b = (vs.bank.member_w[vs.bank.assignments == prototype].mean(0) for prototype in (4, 1))

@@ -21,6 +21,7 @@ from voicestyle.config import GuidanceConfig
 from voicestyle.guidance import guide
 from voicestyle.inversion import REFERENCE, ReconstructionObjective, invert
 from voicestyle.nn.stylegan2 import Generator
+from voicestyle.show import generation_sheet
 
 SEED = 11
 
@@ -313,8 +314,8 @@ def test_results_say_whose_settings_they_have(vs: voicestyle.VoiceStyle, tmp_pat
 
 def test_a_sheet_ends_in_the_picture(vs: voicestyle.VoiceStyle, monkeypatch) -> None:
     rows = []
-    monkeypatch.setattr("voicestyle.generation.contact_sheet", lambda got: rows.extend(got))
+    monkeypatch.setattr("voicestyle.show.contact_sheet", lambda got: rows.extend(got))
     out = vs.generate(VOICE, steps=2, num_faces=2, guidance=GuidanceConfig.reference())
-    out.contact_sheet()
+    generation_sheet(vs, out)
     for face, (_, tiles) in enumerate(rows[-2:]):
         assert torch.allclose(tiles[-1][0], out.image[face : face + 1], atol=1e-4)

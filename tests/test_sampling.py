@@ -19,6 +19,7 @@ from tiny import VOICE, save_tiny, tiny_generator
 from voicestyle.cli import main
 from voicestyle.image import to_pil
 from voicestyle.sampling import further_start, mean_latents, polyline, random_latents, undetermined
+from voicestyle.show import save_morph
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -168,10 +169,10 @@ def generation(folder: Path) -> voicestyle.Generation:
     return voicestyle.load(folder, device="cpu").generate(VOICE, num_faces=2)
 
 
-def test_a_morph_leads_from_the_prototype_to_the_face_and_back(generation, tmp_path: Path) -> None:
-    paths = generation.morph(tmp_path / "way.mp4", seconds=0.5)
+def test_a_morph_leads_from_the_prototype_to_the_face_and_back(folder: Path, generation, tmp_path: Path) -> None:
+    vs = voicestyle.load(folder, device="cpu")
+    paths = save_morph(vs, generation, tmp_path / "way.mp4", seconds=0.5)
     assert [path.name for path in paths] == ["way-1.mp4", "way-2.mp4"]
-    vs = generation.voicestyle
     nearest = vs.bank.member_w[vs.bank.assignments == generation.prototypes.prototypes[0]].mean(0, keepdim=True)
     for face, path in enumerate(paths):
         with av.open(str(path)) as file:
@@ -184,7 +185,8 @@ def test_a_morph_leads_from_the_prototype_to_the_face_and_back(generation, tmp_p
 
 
 def test_a_morph_of_unguided_faces_stays_at_the_start(folder: Path, tmp_path: Path) -> None:
-    (path,) = voicestyle.load(folder, device="cpu").generate(VOICE, steps=0).morph(tmp_path / "way.gif", seconds=0.5)
+    vs = voicestyle.load(folder, device="cpu")
+    (path,) = save_morph(vs, vs.generate(VOICE, steps=0), tmp_path / "way.gif", seconds=0.5)
     with Image.open(path) as gif:
         assert b"AI-generated" in gif.info["comment"] and gif.n_frames > 3
 

@@ -19,14 +19,13 @@ from voicestyle.audio import voice_input
 from voicestyle.checkpoint import EMBEDDED, Model, load_model
 from voicestyle.config import GuidanceConfig
 from voicestyle.convert.lpips import find_backbone, read_lpips
-from voicestyle.generation import Generation
+from voicestyle.generation import Generation, Whose
 from voicestyle.guidance import guide
 from voicestyle.image import from_pil, open_image
 from voicestyle.inversion import LinearInverter, Perceptual, Region, Start, identity_features, invert
 from voicestyle.latent import Callback, LatentResult
 from voicestyle.prototypes import MemberOrder, Nearest, PrototypeBank
 from voicestyle.sampling import further_start, random_latents, undetermined
-from voicestyle.sheet import contact_sheet
 
 DISCLAIMER = "AI-generated: one of many faces that fit the voice. It is not the speaker's face and identifies nobody."
 
@@ -111,7 +110,8 @@ class VoiceStyle:
         return Generation(
             image=image, w=result.w, similarity=self.similarity(voice_emb, self.encode_face(image))[0],
             prototypes=nearest, history=result.history, voice_emb=voice_emb, w_init=w_init, path=path,
-            noise=result.noise, seed=seed, settings=settings, voicestyle=self,
+            noise=result.noise, seed=seed, settings=settings, settings_name=_whose(settings, self.config.guidance),
+            evidence=self.describe(nearest), provenance=self.metadata(),
         )  # fmt: skip
 
     @torch.no_grad()
@@ -317,36 +317,6 @@ class VoiceStyle:
             ],
         }
 
-    def prototype_sheet(self, nearest: Nearest) -> PIL.Image.Image:
-        """The nearest prototypes and their members, rendered from latents."""
-        return contact_sheet(self.prototype_rows(nearest))
-
-    def prototype_latents(self, nearest: Nearest) -> Tensor:
-        """The mean latent (k,w_dim) of each of the nearest prototypes, on the CPU."""
-        bank = self.bank
-        return torch.stack([bank.latents[bank.assignments == prototype].mean(0) for prototype in nearest.prototypes])
-
-    def prototype_rows(self, nearest: Nearest) -> list[tuple[str, list[tuple[Tensor | None, str]]]]:
-        """One row a prototype: the face of its mean latent, then those of its members that are used."""
-        bank, members = self.bank, nearest.members.tolist()
-        means = self.prototype_latents(nearest)
-        images = self.synthesize(torch.cat([means, bank.latents[nearest.members]]))
-        faces, member_faces = images[: len(means)], images[len(means) :]
-        scores = nearest.member_similarities.tolist()
-        rows = []
-        for row, (prototype, similarity) in enumerate(
-            zip(nearest.prototypes.tolist(), nearest.similarities.tolist(), strict=True)
-        ):
-            size = int((bank.assignments == prototype).sum())
-            tiles: list[tuple[Tensor | None, str]] = [(faces[row : row + 1], f"mean of its {size}")]
-            tiles += [
-                (member_faces[i : i + 1], f"{bank.member_keys[member]}  {scores[i]:.2f}")
-                for i, member in enumerate(members)
-                if bank.assignments[member] == prototype
-            ]
-            rows.append((f"prototype {prototype}: similarity {similarity:.2f}", tiles))
-        return rows
-
 
 def _settings(config: GuidanceConfig, k: int | None, steps: int | None, seed: int, num_faces: int) -> GuidanceConfig:
     """The guidance settings with the caller's, checked."""
@@ -354,6 +324,13 @@ def _settings(config: GuidanceConfig, k: int | None, steps: int | None, seed: in
         if value < least:
             raise ValueError(f"{name}: got {value}, expected at least {least}")
     return dataclasses.replace(config, k=config.k if k is None else k, steps=config.steps if steps is None else steps)
+
+
+def _whose(settings: GuidanceConfig, own: GuidanceConfig) -> Whose:
+    """Whose settings they are, k and steps aside."""
+    if settings.is_reference:
+        return "reference"
+    return "model" if dataclasses.replace(settings, k=own.k, steps=own.steps) == own else "custom"
 
 
 def _picture(picture: Picture, size: int | None = None, align: bool = False) -> Tensor:

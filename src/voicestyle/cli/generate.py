@@ -65,7 +65,7 @@ def generate(voices: tuple[str, ...], out: Path, sheet: bool, as_json: bool, **o
     def work(voice: str, target: Path) -> dict[str, Any]:
         with results.progress(guidance.steps, voice) as advance:
             made = vs.generate(voice, guidance=guidance, callback=lambda *_: advance(1), **options)
-        return {"voice": voice, **results.save_generation(made, target, sheet, kind if moving else None)}
+        return {"voice": voice, **results.save_generation(vs, made, target, sheet, kind if moving else None)}
 
     def rows(record: dict[str, Any]) -> Any:
         return zip(record["faces"], record["similarity"], strict=True)
@@ -148,7 +148,9 @@ def retrieve(
     nearest = vs.nearest_prototypes(vs.encode_voice(voice, vad=vad), k, num_members)
     record = {"voice": voice, **vs.describe(nearest)}
     if target is not None:
-        results.save_picture(vs.prototype_sheet(nearest), target, vs.metadata())
+        from voicestyle.show import nearest_sheet
+
+        results.save_picture(nearest_sheet(vs, nearest), target, vs.metadata())
     results.show(
         record, as_json, lambda r: [(name[:-1], *row.values()) for name in ("prototypes", "members") for row in r[name]]
     )

@@ -135,7 +135,7 @@ def prototypes(out: Path, num_members: int, per_page: int, **options: Any) -> No
 
     Every prototype of a model: the face of its mean latent and the members nearest to it, rendered from latents.
     """
-    from voicestyle.plots import prototype_sheet
+    from voicestyle.show import prototype_sheet
 
     vs = load(options)
     numbers = range(len(vs.bank.centroids))
@@ -161,7 +161,7 @@ def interpolations(out: Path, num: int, steps: int, **options: Any) -> None:
     """
     import numpy as np
 
-    from voicestyle.plots import interpolation_sheet
+    from voicestyle.show import interpolation_sheet
 
     (target,) = results.picture_targets(["interpolations"], out)
     vs = load(options)

@@ -16,8 +16,9 @@ import click
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from voicestyle.generation import Generation
     from voicestyle.latent import LatentResult
-    from voicestyle.pipeline import Generation, VoiceStyle
+    from voicestyle.pipeline import VoiceStyle
 
 FOREIGN = (".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # pictures that are not written
 Record = dict[str, Any]  # JSON-ready
@@ -118,18 +119,22 @@ def check_writable(folder: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ writing
 
 
-def save_generation(made: Generation, target: Path, sheet: bool, morph: str | None = None) -> Record:
+def save_generation(vs: VoiceStyle, made: Generation, target: Path, sheet: bool, morph: str | None = None) -> Record:
     """Write the faces; what was made, and where.
 
     The contact sheet is NAME-sheet.png, and `morph`, "gif" or "mp4", asks for NAME-morph.gif or .mp4.
     """
+    from voicestyle.show import generation_sheet, save_morph
+
     target.parent.mkdir(parents=True, exist_ok=True)
     record = {"faces": [str(path) for path in made.save(target)], **made.summary()}
     if sheet:
         record["sheet"] = str(target.with_stem(f"{target.stem}-sheet"))
-        save_picture(made.contact_sheet(), Path(record["sheet"]), made.voicestyle.metadata())
+        save_picture(generation_sheet(vs, made), Path(record["sheet"]), vs.metadata())
     if morph:
-        record["morphs"] = [str(path) for path in made.morph(target.with_name(f"{target.stem}-morph.{morph}"))]
+        record["morphs"] = [
+            str(path) for path in save_morph(vs, made, target.with_name(f"{target.stem}-morph.{morph}"))
+        ]
     return record
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from voicestyle.plots.association import cmc_plot, roc_plot, similarity_groups, similarity_histogram
 from voicestyle.plots.figure import FORMATS, save_figure
-from voicestyle.plots.prototypes import interpolation_sheet, prototype_sheet
 from voicestyle.plots.space import COLORS, labels_of, space_map
 from voicestyle.plots.training import training_curves
 
@@ -12,9 +11,7 @@ __all__ = [
     "COLORS",
     "FORMATS",
     "cmc_plot",
-    "interpolation_sheet",
     "labels_of",
-    "prototype_sheet",
     "roc_plot",
     "save_figure",
     "similarity_groups",
