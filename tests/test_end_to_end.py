@@ -21,7 +21,7 @@ from voicestyle.train.encoder.job import train_encoder
 from voicestyle.train.generator import job as generator_training
 
 
-def make(folder: Path, toy: Path) -> voicestyle.Generation:  # noqa: F811
+def make(folder: Path, toy: Path) -> tuple[voicestyle.VoiceStyle, voicestyle.Generation]:  # noqa: F811
     train_encoder(encoder_recipe(toy, "schedule.steps=30"), folder / "encoder", progress=False)
     generator_training.train_generator(GENERATOR_RECIPE, folder / "generator", progress=False)
     (folder / "card.md").write_text("# Toy\n")

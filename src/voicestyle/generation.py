@@ -13,9 +13,8 @@ from voicestyle.config import GuidanceConfig
 from voicestyle.image import save_png
 from voicestyle.prototypes import Nearest
 
-Whose = Literal[
-    "reference", "model", "custom"
-]  # settings: the authors' code's, the model's own (k, steps aside), others
+# settings, k and steps aside: those of the authors' code, the model's own, or others
+Whose = Literal["reference", "model", "custom"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +34,7 @@ class Generation:
     settings: GuidanceConfig = field(repr=False)
     settings_name: Whose = field(repr=False)
     evidence: Mapping[str, Any] = field(repr=False)  # the nearest prototypes and their members, JSON-ready
-    provenance: Mapping[str, str] = field(
-        repr=False
-    )  # what every picture of the model says: disclaimer, model, version
+    provenance: Mapping[str, str] = field(repr=False)  # what every picture of the model says of itself
 
     @property
     def steps(self) -> int:
