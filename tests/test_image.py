@@ -169,7 +169,7 @@ def test_no_picture_starts_another_program(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("started another program"))
     (tmp_path / "face.jpg").write_bytes(EPS)
     for read in (load_image, picture_size):
-        with pytest.raises(ValueError, match="face.jpg: not a picture, or of no format that is read: JPEG, PNG"):
+        with pytest.raises(ValueError, match="face.jpg: not a picture, or of another format; expected JPEG, PNG"):
             read(tmp_path / "face.jpg")
 
 

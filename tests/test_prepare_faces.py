@@ -156,7 +156,7 @@ def test_faces_are_cut_and_failures_listed(photographs: Path, tmp_path) -> None:
         ("copy.png", "a face of 48 px, at least 50 px asked for"),
         ("0.png", "a face of 48 px, at least 50 px asked for"),
         ("2.png", "no face found"),
-        ("text.jpg", "not a picture, or of no format"),
+        ("text.jpg", "not a picture, or of another format"),
     ]
 
 

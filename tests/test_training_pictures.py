@@ -77,7 +77,7 @@ def test_what_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
 def test_damaged_and_compressed_shards_are_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "0.png").write_bytes(b"not a picture")
     file = list_pictures(DataConfig(shards=shards(folder)))[0]
-    with pytest.raises(ValueError, match="000.tar: 0.png: not a picture, or of no format"):
+    with pytest.raises(ValueError, match="000.tar: 0.png: not a picture, or of another format"):
         file.open()
     with tarfile.open(tmp_path / "packed.tar", "w:gz") as tar:
         tar.add(folder / "1.png", "1.png")

@@ -71,7 +71,7 @@ def _opened(source: str | Path | BinaryIO, name: str = "") -> Iterator[Image.Ima
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise ValueError(f"{name}: more than {limit} megapixels; make the picture smaller first") from error
     except Image.UnidentifiedImageError as error:
-        raise ValueError(f"{name}: not a picture, or of no format that is read: {', '.join(FORMATS)}") from error
+        raise ValueError(f"{name}: not a picture, or of another format; expected {', '.join(FORMATS)}") from error
     except Exception as error:  # decoders raise nearly anything on a damaged file
         raise ValueError(f"{name}: damaged or truncated picture ({error}); get the file again") from error
 
