@@ -30,7 +30,7 @@ def replay(files: tuple[str, ...], out: Path, sheet: bool, as_json: bool, **opti
     def work(file: str, target: Path) -> dict[str, Any]:
         with results.progress(None, file) as advance:
             made = make_again(vs, file, lambda *_: advance(1))
-        return {"file": file, **results.save_generation(made, target, sheet)}
+        return {"file": file, **results.save_generation(vs, made, target, sheet)}
 
     rows: results.Rows = lambda record: zip(record["faces"], record["similarity"], strict=True)  # noqa: E731
     results.each(zip(files, targets, strict=True), work, as_json, rows)

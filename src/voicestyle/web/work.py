@@ -42,11 +42,12 @@ def generate(vs: VoiceStyle, clip: Path, **options: Any) -> Callable[[Job], dict
     def work(job: Job) -> dict[str, Any]:
         from voicestyle.live import watch_generation
         from voicestyle.replay import describe_face
+        from voicestyle.show import generation_sheet
 
         tell = Teller(job, vs)
         made = watch_generation(vs, clip, tell, **options)
         job.kept = made.voice_emb
-        files = {"sheet.png": png(made.contact_sheet(), vs.metadata())}
+        files = {"sheet.png": png(generation_sheet(vs, made), vs.metadata())}
         for face, picture in enumerate(_pictures(made.image)):
             files[f"face-{face + 1}.png"] = png(labelled(picture), made.metadata(face))
             frames = [tell.made[name].content for name in sorted(tell.made) if name.startswith(f"way-{face + 1}-")]
@@ -139,7 +140,9 @@ def gif(frames: list[bytes], metadata: dict[str, str]) -> File:
     """There and back again, from pictures that are labelled already."""
     import PIL.Image
 
-    pictures = [PIL.Image.open(io.BytesIO(frame)) for frame in frames]
+    from voicestyle.image import open_image
+
+    pictures = [open_image(io.BytesIO(frame), "frame") for frame in frames]
     first, *others = [picture.quantize(method=PIL.Image.Quantize.FASTOCTREE) for picture in pictures]
     file = io.BytesIO()
     first.save(
