@@ -22,8 +22,10 @@ from click.testing import CliRunner
 from fill import inp
 from test_train_encoder import RESNET_READERS, recipe, toy  # noqa: F401, the fixture
 from test_train_encoder_steps import ITEMS, SOURCE, TESTS, fit, frozen, merged  # noqa: F401, the fixture
+from together import at_once, threads
 from voicestyle.cli import main
 from voicestyle.data.manifest import Item, Manifest
+from voicestyle.train.distributed import World
 from voicestyle.train.encoder import job as train
 from voicestyle.train.encoder import validation
 from voicestyle.train.encoder.settings import SupervisionConfig
@@ -114,10 +116,25 @@ def test_supervision_is_the_mean_over_known_labels():
     by_sex = (math.log(1 + math.exp(logits[0])) + math.log(1 + math.exp(-logits[1]))) / 2
     errors = [ages[0] - (30 - MEAN_AGE) / AGE_SCALE, ages[2] - (80 - MEAN_AGE) / AGE_SCALE]
     by_age = sum(0.5 * e**2 if abs(e) < 1 else abs(e) - 0.5 for e in errors) / 2
-    loss = heads.loss(emb, labels_of(people), config)
+    loss = heads.loss(emb, labels_of(people), config, World())
     assert loss.item() == pytest.approx(2.0 * by_sex + 0.5 * by_age, rel=1e-5)
     nobody = [replace(person, gender="", age=None) for person in people]
-    assert heads.loss(emb, labels_of(nobody), config).item() == 0
+    assert heads.loss(emb, labels_of(nobody), config, World()).item() == 0
+
+
+def test_labels_weigh_alike_in_whichever_process_they_are():
+    """One known age in the first process, two in the second: a mean of means is not the mean of three."""
+    torch.manual_seed(0)
+    heads, config = SupervisionHeads(4), SupervisionConfig("", "", 3, sex_weight=2.0, age_weight=0.5, lr=0.1)
+    emb = F.normalize(inp("unpaired", (6, 4)), dim=1)
+    labels = torch.tensor([[0, 1.5], [1, math.nan], [math.nan, math.nan], [1, 4.0], [1, -9.0], [math.nan, math.nan]])
+    whole = heads.loss(emb, labels, config, World())
+    worlds = threads(2)
+    shares = at_once(
+        lambda: heads.loss(emb[:3], labels[:3], config, worlds[0]),
+        lambda: heads.loss(emb[3:], labels[3:], config, worlds[1]),
+    )
+    assert sum(shares).item() / 2 == pytest.approx(whole.item(), rel=1e-5)
 
 
 def test_unpaired_voices_and_faces_teach_sex(frozen, toy, tmp_path):
@@ -154,7 +171,7 @@ KILLED = """
     from test_train_encoder import RESNET_READERS
     from voicestyle.cli import main
     from voicestyle.train.encoder import start
-from voicestyle.train.encoder import trainer
+    from voicestyle.train.encoder import trainer
 
     start.READERS = RESNET_READERS
     step, whole_fsync, saved = trainer.Trainer.train_step, os.fsync, []

@@ -15,6 +15,7 @@ from fill import inp
 from test_train_encoder import RESNET_READERS, frozen_recipe, recipe, toy, weights  # noqa: F401, the fixture
 from voicestyle.clustering import kmeans
 from voicestyle.data.manifest import Manifest
+from voicestyle.seeds import mixed_seed
 from voicestyle.train.distributed import World
 from voicestyle.train.encoder import job as train
 from voicestyle.train.encoder import start
@@ -58,12 +59,16 @@ def make_trainer(settings: dict):
 
 
 def test_training_gives_the_similarities_that_it_always_gave(frozen, tmp_path):
-    """Of the code that trained the embedded encoder; signs of embeddings are left to the machine's linear algebra."""
+    """Signs of embeddings are left to the machine's linear algebra.
+
+    The numbers are of the batches that the seed gives by `mixed_seed`; the embedded encoder has seen those that all
+    seeds had before, where this gave ((0.511, 0.542), (0.276, 0.391)).
+    """
     settings = merged(frozen, schedule={"steps": 12})
     encoder = train.train_encoder(settings, tmp_path / "run", progress=False, device="cpu")
     face = encoder.encode_face(inp("regression face", (2, 3, 32, 32), lo=-1))
     voice = encoder.encode_voice(inp("regression voice", (2, 1, 64, 800)))
-    expected = torch.tensor([[0.51126, 0.54234], [0.2757, 0.39093]])
+    expected = torch.tensor([[0.6149, 0.7071], [0.3802, 0.5417]])
     torch.testing.assert_close(face @ voice.T, expected, rtol=0, atol=2e-3)
 
 
@@ -75,11 +80,14 @@ def test_each_epoch_sees_its_rows_once_in_an_order_of_its_own():
     assert all(len(set(rows)) == 9 for rows in epochs) and epochs[0] != epochs[1]
     assert rows_of_step(10, 3, 0, 4).tolist() == rows_of_step(10, 3, 0, 4).tolist()
     assert len(rows_of_step(2, 3, 0, 7)) == 2  # fewer rows than a batch
+    orders = {tuple(rows_of_step(10, 10, seed, 0).tolist()) for seed in range(5)}
+    assert len(orders) == 5  # an order of each seed
 
 
 def test_seeds_of_steps_streams_and_processes_differ():
     seeds = {step_seed(s, step, i, rank) for s in (0, 1) for step in (0, 1) for i in range(4) for rank in (0, 1, 2)}
-    assert len(seeds) == 48 and all(0 <= seed < 2**64 for seed in seeds)
+    # PyTorch's generator on CPUs looks at the lower half alone
+    assert len({seed % 2**32 for seed in seeds}) == 48 and all(0 <= seed < 2**64 for seed in seeds)
 
 
 def test_processes_share_a_batch(frozen):
@@ -289,7 +297,8 @@ def test_prototypes_are_found_in_the_bank_when_it_is_time():
     for step in range(1, 6):
         ours.remember(new, rows, step)
         if step in (2, 4):
-            expected = kmeans(ours.memory[1], 2, 3 + step, temperature=0.1)
+            seed = mixed_seed(3, "prototypes", step, 1) % 2**31
+            expected = kmeans(ours.memory[1], 2, seed, temperature=0.1)
         if step >= 2:
             assert torch.equal(ours.clusters[0][1].centroids, expected.centroids)
     held = objective()

@@ -6,7 +6,6 @@ seen, and of several processes each takes its share of the same batch.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from voicestyle.audio import load_audio, log_mel, normalize_volume, remove_silen
 from voicestyle.data.manifest import Item
 from voicestyle.data.shards import LogMelShards
 from voicestyle.image import crop_resize
+from voicestyle.seeds import mixed_rng, mixed_seed
 from voicestyle.train.distributed import World
 from voicestyle.train.encoder.augment import (
     augment_picture,
@@ -40,17 +40,14 @@ class Batch:
 
 
 def step_seed(seed: int, step: int, stream: int, rank: int = 0) -> int:
-    """A seed of this step, another one for each stream (0 to 3) of random numbers and each process."""
-    number = (seed * 2**32 + step) * 4 + stream
-    if not rank:
-        return number
-    return int.from_bytes(hashlib.sha256(f"{number} {rank}".encode()).digest()[:7], "big")
+    """A seed of this step, another one for each stream of random numbers and each process."""
+    return mixed_seed(seed, "step", step, stream, rank)
 
 
 def rows_of_step(num_rows: int, batch: int, seed: int, step: int) -> Tensor:
     """(B,) the rows of a step: its part of the epoch, whose order is drawn from the seed. What is left over waits."""
     epoch, part = divmod(step, max(1, num_rows // batch))
-    order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed * 2**32 + epoch))
+    order = torch.randperm(num_rows, generator=mixed_rng(seed, "order of an epoch", epoch))
     return order[part * batch : (part + 1) * batch]
 
 

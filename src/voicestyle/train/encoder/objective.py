@@ -10,6 +10,7 @@ from torch import Tensor
 
 from voicestyle.clustering import Clusters, kmeans
 from voicestyle.losses import cmpc_loss, cmpc_loss_reference
+from voicestyle.seeds import mixed_rng, mixed_seed
 from voicestyle.train.distributed import World
 from voicestyle.train.encoder.settings import ObjectiveConfig
 
@@ -36,7 +37,7 @@ class Objective:
             )
         self.config, self.seed, self.world = config, seed, world
         self.identities = identities.to(world.device)
-        noise = torch.randn(2, len(identities), embed_dim, generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(2, len(identities), embed_dim, generator=mixed_rng(seed, "memory"))
         self.memory = F.normalize(noise, dim=2).to(world.device)
         self.clusters: list[tuple[Clusters, Clusters]] = []  # voice and face, a pair each granularity
 
@@ -73,7 +74,8 @@ class Objective:
         """The prototypes of one bank, as the main process finds them."""
         memory = self.memory[side]
         if self.world.is_main:
-            clusters = kmeans(memory, k, self.seed + steps_done, temperature=self.config.temperature)
+            seed = mixed_seed(self.seed, "prototypes", steps_done, side) % 2**31  # what k-means takes
+            clusters = kmeans(memory, k, seed, temperature=self.config.temperature)
         else:
             clusters = Clusters(
                 memory.new_empty(k, memory.shape[1]),

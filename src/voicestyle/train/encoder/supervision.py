@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from voicestyle.data.manifest import Item
+from voicestyle.seeds import mixed_rng
 from voicestyle.train.distributed import World
-from voicestyle.train.encoder.batches import step_seed
 from voicestyle.train.encoder.settings import Settings, SupervisionConfig
 from voicestyle.train.encoder.start import seeded
 from voicestyle.train.encoder.views import Views, average_windows
@@ -33,23 +33,29 @@ class SupervisionHeads(nn.Module):
         self.sex = nn.Linear(embed_dim, 1)
         self.age = nn.Linear(embed_dim, 1)
 
-    def loss(self, emb: Tensor, labels: Tensor, config: SupervisionConfig) -> Tensor:
+    def loss(self, emb: Tensor, labels: Tensor, config: SupervisionConfig, world: World) -> Tensor:
         """The scalar loss: cross entropy of the sex and Huber loss of the age, each over those whose label is known.
+
+        Of several processes each gets a part: their mean is the loss of all embeddings together.
 
         Args:
             emb: (N, D) unit norm
             labels: (N, 2) as `labels_of` makes them
             config: the weights
+            world: the processes that train together
         """
         sex, age = labels.T
         by_sex = F.binary_cross_entropy_with_logits(self.sex(emb)[:, 0], sex.nan_to_num(), reduction="none")
         by_age = F.smooth_l1_loss(self.age(emb)[:, 0], age.nan_to_num(), reduction="none")
-        return config.sex_weight * _known_mean(by_sex, sex) + config.age_weight * _known_mean(by_age, age)
+        parts = (config.sex_weight, by_sex, sex), (config.age_weight, by_age, age)
+        return torch.stack([weight * _known_mean(losses, labels, world) for weight, losses, labels in parts]).sum()
 
 
-def _known_mean(losses: Tensor, labels: Tensor) -> Tensor:
+def _known_mean(losses: Tensor, labels: Tensor, world: World) -> Tensor:
+    """This process' part of the mean over all that are known in any: the mean of the parts is that mean."""
     known = ~labels.isnan()
-    return (losses * known).sum() / known.sum().clamp_min(1)
+    num = world.gather(known.sum()[None].to(losses)).sum()
+    return (losses * known).sum() * world.world_size / num.clamp_min(1)
 
 
 def labels_of(items: Sequence[Item]) -> Tensor:
@@ -75,7 +81,7 @@ class Supervision:
     def loss(self, towers: nn.ModuleList, step: int) -> Tensor:
         """The scalar loss of this process' share of a step's unpaired voices and faces."""
         config = self.settings.supervision
-        rng = torch.Generator().manual_seed(step_seed(self.settings.seed, step, 2))
+        rng = mixed_rng(self.settings.seed, "unpaired", step)
         own = self.world.share(config.batch, "supervision.batch")
         losses = []
         for (number, views, side), labels in zip(self.sides, self.labels, strict=True):
@@ -89,5 +95,5 @@ class Supervision:
                 seen = held[rows, torch.randint(held.shape[1], (config.batch,), generator=rng)[own]].float()
             with self.precision.autocast():
                 output = towers[number](seen.to(self.world.device))
-            losses.append(self.heads.loss(F.normalize(output.float(), dim=1), labels[rows], config))
+            losses.append(self.heads.loss(F.normalize(output.float(), dim=1), labels[rows], config, self.world))
         return torch.stack(losses).sum()

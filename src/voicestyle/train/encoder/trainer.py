@@ -113,7 +113,7 @@ class Trainer:
             with self._seeded(stream=3):
                 supervised = self.supervision.loss(self.towers, self.step)
             self.scaler.scale(supervised).backward()
-            losses["supervision"] = supervised.detach()
+            losses["supervision"] = self.world.gather(supervised.detach()[None]).mean()
         self._follow()
         self.step += 1
         self.objective.remember(torch.stack([voice_emb, face_emb]).detach(), rows, self.step)

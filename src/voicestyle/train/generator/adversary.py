@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from voicestyle.nn.patch import PatchDiscriminator
 from voicestyle.nn.stylegan2 import Discriminator
 from voicestyle.train.distributed import World
 from voicestyle.train.generator.ada import AdaptiveProbability, Views, draw_views
-from voicestyle.train.generator.grow import grow_discriminator, keep_layers
+from voicestyle.train.generator.grow import grow_discriminator, keep_layers, rename
 from voicestyle.train.generator.settings import DiscriminatorConfig
 from voicestyle.train.precision import Precision
 
@@ -28,19 +29,30 @@ class Adversary:
         generator: GeneratorConfig,
         precision: Precision,
         world: World,
-        start: Mapping[str, Tensor],  # weights of a smaller discriminator to go on from; may be empty
+        start: dict[str, Any] | None = None,  # what an earlier and smaller one left with `rest`; its "network" at least
     ) -> None:
         self.config, self.precision, self.world = config, precision, world
+        weights = (start or {}).get("network", {})
         if config.kind == "stylegan2":
-            network: nn.Module = grow_discriminator(start, Discriminator(generator))
+            network: nn.Module = grow_discriminator(weights, Discriminator(generator))
         else:
-            network = keep_layers(start, PatchDiscriminator(generator.size, config.channels))
+            network = keep_layers(weights, PatchDiscriminator(generator.size, config.channels))
         self.network = network.to(world.device, memory_format=torch.channels_last)
         every = config.r1_every if config.r1_gamma else None
         self.optimizer = lazy_adam(self.network.parameters(), config.lr, 0.0, every)
         self.lr = self.optimizer.param_groups[0]["lr"]
         self.scaler = precision.scaler()
         self.probability = AdaptiveProbability(config.p, config.p_target or None, config.p_pictures)
+        if start and "moments" in start:
+            moments = start["moments"]
+            take_moments(network, self.optimizer, moments if config.kind == "patch" else rename(moments, network))
+            self.scaler.load_state_dict(start["scaler"])
+            self.probability.load_state_dict(start["probability"])
+
+    def rest(self) -> dict[str, Any]:
+        """Everything that a larger one goes on from: weights, what Adam remembers of them, how much is augmented."""
+        parts = {part: getattr(self, part).state_dict() for part in ("network", "scaler", "probability")}
+        return copy.deepcopy({**parts, "moments": adam_moments(self.network, self.optimizer)})
 
     def draw_views(self, num: int, size: int, rng: torch.Generator) -> Views:
         """Changes for `num` pictures, as likely as they now are."""
@@ -132,3 +144,15 @@ def lazy_adam(parameters: Any, lr: float, momentum: float, every: int | None) ->
     """
     c = every / (every + 1) if every else 1.0
     return torch.optim.Adam(parameters, lr * c, (momentum**c, 0.99**c), eps=1e-8)
+
+
+def adam_moments(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
+    """What Adam remembers of each parameter, by the parameter's name."""
+    return {name: optimizer.state[p] for name, p in network.named_parameters() if p in optimizer.state}
+
+
+def take_moments(network: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, dict[str, Tensor]]) -> None:
+    """Go on with `adam_moments` of an earlier network, where a parameter has kept its name and shape."""
+    for name, parameter in network.named_parameters():
+        if name in moments and moments[name]["exp_avg"].shape == parameter.shape:
+            optimizer.state[parameter] = {kind: held.clone() for kind, held in moments[name].items()}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -15,13 +16,13 @@ from voicestyle.nn.stylegan2 import Discriminator, Generator
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def grow(state: Mapping[str, Tensor], config: GeneratorConfig) -> Generator:
-    """A generator of `config` that keeps every layer of `state` which it has too; the others are new.
+def grow(state: Mapping[str, Tensor], config: GeneratorConfig, fresh: Generator | None = None) -> Generator:
+    """A generator of `config` that keeps every layer of `state` which it has too; the others are new, or `fresh`'s.
 
     More resolutions keep the lower layers as they are. Wider z and w keep what the generator does: the new inputs of a
     linear layer have no weight yet, and the old ones weigh more, for its scale falls with their number.
     """
-    grown = Generator(config)
+    grown = Generator(config) if fresh is None else copy.deepcopy(fresh)
     ours = grown.state_dict()
     for name, old in state.items():
         if name not in ours:
@@ -41,10 +42,14 @@ def grow(state: Mapping[str, Tensor], config: GeneratorConfig) -> Generator:
 
 def grow_discriminator(state: Mapping[str, Tensor], network: Discriminator) -> Discriminator:
     """The discriminator with the blocks of `state`, a smaller one or none; those of higher resolutions are new."""
-    num_old = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    return keep_layers(rename(state, network), network)
+
+
+def rename(held: Mapping[str, Any], network: Discriminator) -> dict[str, Any]:
+    """What is held by the names of a smaller discriminator, by those that the same layers have in `network`."""
+    num_old = len({name.split(".")[1] for name in held if name.startswith("blocks.")})
     shift = len(network.blocks) - num_old  # blocks count from the highest resolution down
-    renamed = {re.sub(r"^blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) + shift}", name): v for name, v in state.items()}
-    return keep_layers(renamed, network)
+    return {re.sub(r"^blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) + shift}", name): v for name, v in held.items()}
 
 
 def keep_layers(state: Mapping[str, Tensor], network: Network) -> Network:

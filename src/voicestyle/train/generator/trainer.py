@@ -2,7 +2,8 @@
 
 A batch has three kinds of pictures: training faces and means of faces, which have targets, and random samples, which
 have none. What it is taught with are weights of losses: a decoder has no discriminator, a plain GAN nothing else.
-Every random choice is a function of the seed and the step.
+Every random choice is a function of the seed, the step and, in a part of a batch, its number in the whole, whichever
+process computes it. What a training knows of itself (means, norms) moves once a step.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from torch import Tensor
 from voicestyle.config import GeneratorConfig
 from voicestyle.latent import lr_ramp
 from voicestyle.nn.dlib_resnet import DlibResNet
+from voicestyle.seeds import mixed_rng
 from voicestyle.train.distributed import World
 from voicestyle.train.generator.ada import Views
-from voicestyle.train.generator.adversary import Adversary, lazy_adam
+from voicestyle.train.generator.adversary import Adversary, adam_moments, lazy_adam, take_moments
 from voicestyle.train.generator.batch import Batch, draw_batch
 from voicestyle.train.generator.codes import FaceCodes
 from voicestyle.train.generator.grow import grow
 from voicestyle.train.generator.losses import identity_loss, mix_styles, path_lengths, pixel_loss, texture_loss
+from voicestyle.train.generator.means import StepMean
 from voicestyle.train.generator.settings import Settings, Stage
 from voicestyle.train.pictures import PictureStream
 from voicestyle.train.precision import Precision
@@ -54,9 +57,12 @@ class GeneratorTrainer:
             for num in (stage.faces, stage.means, stage.samples):
                 world.share(num // stage.accumulate, "faces, means and samples of a part")
         self.step = 0
-        self.norms = torch.zeros(2)  # of the gradients of the losses with targets, and of the discriminator
-        self.path_mean = torch.zeros(())
+        # of the gradients of the losses with targets, and of the discriminator
+        self.norms = StepMean(torch.zeros(2), BALANCE_DECAY, world, is_begun=False)
+        self.path_mean = StepMean(torch.zeros(()), PATH_DECAY, world, is_begun=True)
+        self.scaler = self.precision.scaler()
         self._start = start
+        self.resting = _resting(start)  # a discriminator that the present stage has no use for
         if start is not None and faces is not None and start.get("faces"):
             faces.start_from(start["faces"])
         self.enter()
@@ -78,41 +84,46 @@ class GeneratorTrainer:
     def enter(self) -> None:
         """Build the networks of the stage of this step out of those of the last one."""
         stage, _ = self.stage_at(self.step)
+        moments = adam_moments(self.generator, self.optimizer) if hasattr(self, "generator") else {}
         config: GeneratorConfig = replace(self.settings.generator, size=stage.size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)  # fresh layers take their weights from the global generator
             self.generator, self.average = self._networks(config)
-            self.adversary = self._adversary(config) if stage.has_discriminator else None
+            self.adversary = self._adversary(config, stage)
         for network in (self.generator, self.average):
             network.to(self.world.device, memory_format=torch.channels_last)
         self.average.requires_grad_(False)
         self.render = torch.compile(self.generator.synthesis) if self.settings.compile else self.generator.synthesis
         every = stage.path_every if stage.path else None
         self.optimizer = lazy_adam(self.generator.parameters(), stage.lr, stage.momentum, every)
+        take_moments(self.generator, self.optimizer, moments)
         self._full_lr = self.optimizer.param_groups[0]["lr"]
-        self.scaler = self.precision.scaler()
+        is_begun = self.step > 0 or self._start is not None
+        self.center = StepMean(self.generator.w_avg, W_DECAY, self.world, is_begun)
         if self.faces is not None:
             self.faces.enter(stage.size)
         self.entered = stage
 
     def _networks(self, config: GeneratorConfig) -> tuple[Any, Any]:
         if hasattr(self, "generator"):
-            return grow(self.generator.state_dict(), config), grow(self.average.state_dict(), config)
-        if self._start is not None:
-            return grow(self._start["average"], config), grow(self._start["average"], config)
-        generator = grow({}, config)
-        if self.faces is not None:
+            generator = grow(self.generator.state_dict(), config)
+            return generator, grow(self.average.state_dict(), config, fresh=generator)
+        generator = grow((self._start or {}).get("average", {}), config)
+        if self._start is None and self.faces is not None:
             # components start with the weight that they have in the pictures, or a long time goes into finding it
             generator.mapping.layers[0].weight.data *= self.faces.deviations
         return generator, copy.deepcopy(generator)
 
-    def _adversary(self, config: GeneratorConfig) -> Adversary:
-        """A new one, or the last stage's where that has the same size."""
+    def _adversary(self, config: GeneratorConfig, stage: Stage) -> Adversary | None:
+        """That of the stage, which goes on from the last one that there was, however many stages ago."""
         held = getattr(self, "adversary", None)
-        if held is not None and self.entered.size == config.size:
+        if held is not None and stage.has_discriminator and self.entered.size == config.size:
             return held
-        started = (self._start or {}).get("adversary")
-        old = held.network.state_dict() if held is not None else started["network"] if started else {}
+        if held is not None:
+            self.resting = held.rest()
+        if not stage.has_discriminator:
+            return None
+        old, self.resting = self.resting, None
         return Adversary(self.settings.discriminator, config, self.precision, self.world, old)
 
     def train_step(self) -> dict[str, float]:
@@ -125,7 +136,7 @@ class GeneratorTrainer:
         if stage is not self.entered:
             self.enter()
         rate = _ramp((self.step - first) / stage.steps, stage)
-        rng = torch.Generator().manual_seed(self.settings.seed * 2**34 + self.step)
+        rng = mixed_rng(self.settings.seed, "batch", self.step)
         num_parts = self.world.world_size * stage.accumulate
         mine = range(self.world.rank * stage.accumulate, (self.world.rank + 1) * stage.accumulate)
         num_faces = len(self.faces) if self.faces is not None else 0
@@ -137,7 +148,7 @@ class GeneratorTrainer:
             group["lr"] = self._full_lr * rate
         losses, fakes = self._train_generator(stage, parts, [views[0][i] for i in mine], with_adversary, rate)
         if stage.path and self.step % stage.path_every == 0:
-            losses["path"] = self._regularize_paths(stage, parts, rng)
+            losses["path"] = self._regularize_paths(stage, parts)
         if self.adversary is not None:
             for group in self.adversary.optimizer.param_groups:
                 group["lr"] = self.adversary.lr * rate
@@ -156,7 +167,7 @@ class GeneratorTrainer:
         return self.faces.pictures(now) if self.faces is not None else self.stream.batch(now, stage.size, then)
 
     def _real_rows(self, stage: Stage, step: int) -> Tensor:
-        rng = torch.Generator().manual_seed(self.settings.seed * 2**34 + 2**33 + step)
+        rng = mixed_rng(self.settings.seed, "real pictures", step)
         num = len(self.faces) if self.faces is not None else len(self.stream)
         return torch.randint(num, (stage.batch,), generator=rng)[self.world.share(stage.batch)]
 
@@ -175,16 +186,18 @@ class GeneratorTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         told: list[dict[str, Tensor]] = []
         fakes, owns = [], []
-        for part, view in zip(parts, views, strict=True):
+        for number, (part, view) in enumerate(zip(parts, views, strict=True)):
             with self.precision.autocast():
                 w, own = self._latents(part, stage)
-                image = self._render(w, stage, self.render).float()
+                image = self._render(w, stage, number, self.render).float()
             leaf = image.detach().requires_grad_()
             gradient, losses = self._picture_gradient(leaf, part, view, stage, with_adversary)
             image.backward(self.scaler.scale(gradient / len(parts)))
             told.append(losses)
             fakes.append(leaf.detach())
             owns += [] if own is None else [own.grad]
+        self.center.move()
+        self.norms.move()
         scale = self.scaler.get_scale()  # the step may change it
         self.precision.step(self.optimizer, self.scaler, self.world)
         if stage.latent_lr and self.faces is not None:
@@ -200,23 +213,26 @@ class GeneratorTrainer:
             w, own = self.faces.latents(self.generator.mapping, part.faces, part.members, part.weights)
             taught = [w]
         z = part.z.flatten(0, 1).to(self.world.device)
-        w, other = self.generator.mapping(z).view(len(part.z), 2, self.generator.config.w_dim).unbind(1)
-        middle = torch.cat([*taught, w]).detach().float().mean(0, keepdim=True)
-        self.generator.w_avg.lerp_(self.world.gather(middle).mean(0), W_DECAY if self.step else 1.0)
+        mapped = self.generator.mapping(z).float()  # autocast may give half precision, in which means do not move
+        w, other = mapped.view(len(part.z), 2, self.generator.config.w_dim).unbind(1)
+        center = self.center.see(torch.cat([*taught, w]).mean(0))
         if stage.psi_min < 1:
-            w, other = (self.generator.w_avg.lerp(x, part.psi.to(w)) for x in (w, other))
+            w, other = (center.lerp(x, part.psi.to(w)) for x in (w, other))
         if not stage.mixing:
             return torch.cat([*taught, w]), own
         num_ws = self.generator.num_ws
         mixed = mix_styles(w, other, part.crossover.to(w.device), num_ws)
         return torch.cat([*(t[:, None].expand(-1, num_ws, -1) for t in taught), mixed]), own
 
-    def _render(self, w: Tensor, stage: Stage, synthesis: Callable[..., Tensor]) -> Tensor:
+    def _render(self, w: Tensor, stage: Stage, part: int, synthesis: Callable[..., Tensor]) -> Tensor:
         if not stage.noise:
             return synthesis(w, "none")
-        # other noise maps in each process
-        seed = (self.settings.seed * 2**34 + self.step) * 1024 + self.world.rank
-        return synthesis(w, "random", rng=torch.Generator(self.world.device).manual_seed(seed % 2**63))
+        return synthesis(w, "random", rng=self._part_rng("noise maps", stage, part, self.world.device))
+
+    def _part_rng(self, purpose: str, stage: Stage, part: int, device: torch.device | str = "cpu") -> torch.Generator:
+        """Random numbers of a part of this process' share of the batch: other ones than those of all other parts."""
+        number = self.world.rank * stage.accumulate + part
+        return mixed_rng(self.settings.seed, purpose, self.step, number, device=device)
 
     def _picture_gradient(
         self, image: Tensor, part: Batch, views: Views, stage: Stage, with_adversary: bool
@@ -253,28 +269,25 @@ class GeneratorTrainer:
         """The weight of the discriminator: `adversarial` itself, or so that it pulls a picture that much as hard."""
         if not len(gradient):
             return stage.adversarial
-        # of means over pictures: times the root of their number, a norm is that of one picture
-        here = torch.stack([x.norm() * len(x) ** 0.5 for x in (gradient, pull)])[None]
-        norms = self.world.gather(here).mean(0).cpu()
-        self.norms = self.norms.lerp(norms, BALANCE_DECAY) if self.norms.any() else norms
-        return min(stage.adversarial * (self.norms[0] / self.norms[1].clamp(1e-12)).item(), stage.adversarial_max)
+        # root mean squares over pictures: what the losses with targets, and the discriminator, ask of one
+        taught, pulled = self.norms.see(torch.stack([x.norm() / len(x) ** 0.5 for x in (gradient, pull)])).tolist()
+        return min(stage.adversarial * taught / max(pulled, 1e-12), stage.adversarial_max)
 
-    def _regularize_paths(self, stage: Stage, parts: list[Batch], rng: torch.Generator) -> float:
+    def _regularize_paths(self, stage: Stage, parts: list[Batch]) -> float:
         """One step of path length regularization on a part of the samples, in float32; the penalty."""
         self.optimizer.zero_grad(set_to_none=True)
         penalties = []
-        for part in parts:
+        for number, part in enumerate(parts):
             z = part.z[: max(1, len(part.z) // PATH_SHRINK), 0].to(self.world.device)
             w = self.generator.mapping(z)[:, None].repeat(1, self.generator.num_ws, 1)
             # not what `torch.compile` made, which knows no gradients of gradients
-            image = self._render(w, stage, self.generator.synthesis)
-            lengths = path_lengths(image, w, rng)
-            mean = self.world.gather(lengths.detach().mean()[None]).mean().cpu()
-            self.path_mean = self.path_mean.lerp(mean, PATH_DECAY)
-            penalty = (lengths - self.path_mean.to(lengths)).square().mean()
+            image = self._render(w, stage, number, self.generator.synthesis)
+            lengths = path_lengths(image, w, self._part_rng("path noise", stage, number))
+            penalty = (lengths - self.path_mean.see(lengths.mean())).square().mean()
             penalties.append(penalty.detach())
             self.scaler.scale(stage.path * stage.path_every * penalty / len(parts)).backward()
         self.precision.step(self.optimizer, self.scaler, self.world)
+        self.path_mean.move()
         return torch.stack(penalties).mean().item()
 
     @torch.no_grad()
@@ -291,16 +304,26 @@ class GeneratorTrainer:
         """Everything that a resumed run needs."""
         parts = ("generator", "average", "optimizer", "scaler", "adversary", "faces")
         held = {part: getattr(self, part).state_dict() for part in parts if getattr(self, part) is not None}
-        return {"step": self.step, "norms": self.norms, "path_mean": self.path_mean, **held}
+        means = {"norms": self.norms.value, "path_mean": self.path_mean.value}
+        return {"step": self.step, "resting": self.resting, **means, **held}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.step = max(state["step"] - 1, 0)  # the stage that the last step was made in
         self.enter()
-        self.step, self.norms, self.path_mean = state["step"], state["norms"], state["path_mean"]
+        self.step, self.resting = state["step"], state["resting"]
+        self.norms.value.copy_(state["norms"])
+        self.path_mean.value.copy_(state["path_mean"])
+        self.norms.is_begun, self.center.is_begun = bool(state["norms"].any()), True
         for part in ("generator", "average", "optimizer", "scaler", "adversary", "faces"):
             if getattr(self, part) is not None:
                 getattr(self, part).load_state_dict(state[part])
+
+
+def _resting(start: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The discriminator that the run to start from has trained last, or None: its weights, not how far it had come."""
+    held = (start or {}).get("adversary") or (start or {}).get("resting")
+    return {"network": held["network"]} if held else None
 
 
 def _ramp(t: float, stage: Stage) -> float:
