@@ -14,7 +14,7 @@ from structure import SOURCE, imports_of, modules
 
 FLOORS = [
     ["config"],
-    ["files", "seeds"],
+    ["files", "seeds", "fbank", "int8"],
     ["audio", "image", "align", "sheet", "animation", "label", "nn.ops"],
     ["nn"],
     ["latent", "losses", "clustering", "metrics", "sampling"],

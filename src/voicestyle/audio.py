@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ import webrtcvad
 from torch import Tensor
 
 from voicestyle.config import LogMelConfig
+from voicestyle.fbank import FRAME, N_MELS, fbank
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -189,7 +191,7 @@ def normalize_volume(waveform: Tensor, target_dbfs: float = TARGET_DBFS) -> Tens
 def remove_silence(waveform: Tensor, config: LogMelConfig, mode: int = 2) -> Tensor:
     """The speech of a waveform (n,), found by WebRTC's detector and cut out as the front end was trained with.
 
-    ``ge2e`` shortens long silences only (resemblyzer); the others keep speech alone (cmpc2), which is what passes the
+    ``ge2e`` and ``ge2e+fbank`` shorten long silences only (resemblyzer); the others keep speech alone (cmpc2), which is what passes the
     detector at aggressiveness `mode`, 0 to 3. Empty without speech.
     """
     keep, length = speech_frames(waveform, config, mode)
@@ -246,13 +248,15 @@ def log_mel(waveform: Tensor, config: LogMelConfig, dtype: torch.dtype = torch.f
     - ``cmpc``: dB, one frame a hop, not yet cut to `config.num_frames` (`voice_input` does it)
     - ``cmpc2``: natural log, normalized over time in each band, repeated up to `config.num_frames` where shorter
     - ``ge2e``: linear power, cut or zero-padded so that partials of 160 frames, 77 apart, fit exactly
+    - ``ge2e+fbank``: the same in the first 40 bands, and in the next 80 Kaldi's log energies (`fbank`), repeated where
+      they are shorter; so there are frames after the last partial where they are longer
 
     Silence removal and volume are the caller's (`voice_input`). Not differentiable.
     """
-    shortest = config.n_fft // 2 + 1 if config.front_end == "cmpc" else 1  # reflect padding
+    shortest = {"cmpc": config.n_fft // 2 + 1, "ge2e+fbank": FRAME}.get(config.front_end, 1)  # cmpc: reflect padding
     if waveform.ndim != 1 or len(waveform) < shortest:
         raise ValueError(f"log_mel: waveform of shape {tuple(waveform.shape)}, expected (n,) with n >= {shortest}")
-    front_end = {"cmpc": _cmpc, "cmpc2": _cmpc2, "ge2e": _ge2e}[config.front_end]
+    front_end = {"cmpc": _cmpc, "cmpc2": _cmpc2, "ge2e": _ge2e, "ge2e+fbank": _ge2e_fbank}[config.front_end]
     return front_end(waveform.detach().to(dtype), config)[None]
 
 
@@ -298,6 +302,14 @@ def _ge2e(waveform: Tensor, config: LogMelConfig) -> Tensor:
     num_frames = config.num_frames + (num_partials - 1) * PARTIAL_STEP
     padded = F.pad(waveform, (config.n_fft // 2, max(0, num_frames * hop - len(waveform)) + config.n_fft // 2))
     return _mel_power(padded.unfold(0, config.n_fft, hop)[:num_frames], config).T
+
+
+def _ge2e_fbank(waveform: Tensor, config: LogMelConfig) -> Tensor:
+    """Two front ends on top of each other, as long as the longer one."""
+    mel, energies = _ge2e(waveform, replace(config, n_mels=config.n_mels - N_MELS)), fbank(waveform)
+    length = max(mel.shape[1], energies.shape[1])
+    energies = energies.repeat(1, -(-length // energies.shape[1]))[:, :length]
+    return torch.cat([F.pad(mel, (0, length - mel.shape[1])), energies])
 
 
 def _mel_power(frames: Tensor, config: LogMelConfig, firsts: Tensor | None = None) -> Tensor:
@@ -372,7 +384,7 @@ def voice_input(
     recorded_s = len(waveform) / config.sample_rate
     if not waveform.any():
         raise ValueError(f"{name}: silence, every sample of {recorded_s:.1f} s is zero; expected speech")
-    if config.front_end == "ge2e":
+    if config.front_end.startswith("ge2e"):
         waveform = normalize_volume(waveform)
     if vad:
         waveform = remove_silence(waveform, config)

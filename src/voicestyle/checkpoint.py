@@ -1,8 +1,9 @@
 """Model folders: ``config.json``, a safetensors file for each network and for the prototypes, ``README.md``.
 
-Weights are stored as float16 where that is exact enough (matrices and kernels of networks that were trained here), or
-as float32 (converted ones, which are to give what the authors' files give), and are float32 once loaded. A network's
-fingerprint is that of its float16 form, so it is the same before saving and after loading, in either type.
+Weights are stored as float16 where that is exact enough (matrices and kernels of networks that were trained here), as
+int8 where `int8.rounded` has made them so that it is exact, or as float32 (converted ones, which are to give what the
+authors' files give), and are float32 once loaded. A network's fingerprint is that of its float16 form, so it is the
+same before saving and after loading, in any type.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from voicestyle.config import VoiceStyleConfig, from_dict, to_dict
 from voicestyle.files import folder_written_whole
+from voicestyle.int8 import from_int8, to_int8
 from voicestyle.nn.arcface import IRSE50
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.nn.inverter import Inverter
@@ -32,6 +34,7 @@ from voicestyle.prototypes import PrototypeBank
 EMBEDDED = "voicestyle-small"
 MODELS = Path(__file__).parent / "models"  # what the package ships
 FORMAT_VERSION = 1
+STEP = ".step"  # ends the name of the steps of a weight that is stored as int8
 HEADER = ("format_version", "part", "license", "fingerprint")  # of each part, beside the caller's metadata
 CONFIG, ENCODER, GENERATOR, IDENTITY, INVERTER, PROTOTYPES, CARD = (
     "config.json", "encoder.safetensors", "generator.safetensors", "identity.safetensors", "inverter.safetensors",
@@ -81,7 +84,31 @@ class Model:
 
 
 def stored(state: Mapping[str, Tensor], dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
-    """A state dict in its stored form, on the CPU: matrices and kernels as `dtype`, the rest unchanged.
+    """A state dict as a file holds it: in its `halved` form, but rounded weights as int8, and their steps beside them.
+
+    With another `dtype` than float16, none are int8.
+    """
+    result = {}
+    for name, value in halved(state, dtype).items():
+        whole = to_int8(state[name].detach().cpu()) if dtype == torch.float16 else None
+        result |= {name: value} if whole is None else {name: whole[0], name + STEP: whole[1]}
+    return result
+
+
+def restored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict, float32, that `stored` was given."""
+    steps = {name for name in state if name.endswith(STEP) and state.get(name.removesuffix(STEP)) is not None}
+    result = {}
+    for name, value in state.items():
+        if name + STEP in steps:
+            value = from_int8(value, state[name + STEP])
+        if name not in steps:
+            result[name] = value.float() if value.is_floating_point() else value
+    return result
+
+
+def halved(state: Mapping[str, Tensor], dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
+    """A state dict on the CPU with matrices and kernels as `dtype`, the rest unchanged.
 
     Vectors (biases, statistics of normalization) are small and can need the range, so they stay float32, and so does
     a tensor that float16 cannot hold.
@@ -96,12 +123,12 @@ def stored(state: Mapping[str, Tensor], dtype: torch.dtype = torch.float16) -> d
 
 
 def fingerprint(module: nn.Module) -> str:
-    """The sha256 (hex) of a network's state in float16 form (`stored`): names, types, shapes and bytes.
+    """The sha256 (hex) of a network's state in float16 form (`halved`): names, types, shapes and bytes.
 
     It does not change by saving and loading, whatever the weights are stored in, and tells nothing finer apart.
     """
     digest = hashlib.sha256()
-    for name, value in sorted(stored(module.state_dict()).items()):
+    for name, value in sorted(halved(module.state_dict()).items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy() if value.numel() else b"")
     return digest.hexdigest()
@@ -253,14 +280,15 @@ def _load_part(
 ) -> tuple[Any, dict[str, Any], torch.dtype]:
     """A network with the weights of one file, the file's header, and what its matrices are stored in."""
     state, header = _read_part(path)
+    is_half = any(value.dtype == torch.float16 for value in state.values())
+    state = restored(state)
     try:
         with Unfilled(limit or 2 * sum(value.numel() for value in state.values()) + 1_000_000):
             module = make()
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
         raise ValueError(f"{path.parent / CONFIG}: describes no network for {path.name}: {error}") from None
     _check_shapes(path, _shapes(state), _shapes(module.state_dict()))
-    is_half = any(value.dtype == torch.float16 for value in state.values())
-    module.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in state.items()}, assign=True)
+    module.load_state_dict(state, assign=True)
     return module.eval().requires_grad_(False).to(device), header, torch.float16 if is_half else torch.float32
 
 

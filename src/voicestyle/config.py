@@ -10,9 +10,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-FrontEnd = Literal["cmpc", "cmpc2", "ge2e"]
-VoiceBackbone = Literal["ge2e", "resnet10", "resnet18", "resnet34"]
-FaceBackbone = Literal["dlib_resnet", "resnet10", "resnet18", "resnet34"]
+FrontEnd = Literal["cmpc", "cmpc2", "ge2e", "ge2e+fbank"]
+VoiceBackbone = Literal["ge2e", "ge2e+campplus", "resnet10", "resnet18", "resnet34"]
+FaceBackbone = Literal["dlib_resnet", "dlib_resnet+faceres", "resnet10", "resnet18", "resnet34"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class LogMelConfig:
     n_mels: int  # bands
     f_min_hz: float
     f_max_hz: float
-    num_frames: int  # frames: fixed length (cmpc), shortest length (cmpc2), window of one partial (ge2e)
+    num_frames: int  # frames: fixed length (cmpc), shortest length (cmpc2), window of one partial (ge2e...)
     vad: bool  # remove silence first
     min_speech_s: float = 1.0  # shorter clips are refused, counted after silence removal
 
@@ -45,6 +45,11 @@ class LogMelConfig:
     def ge2e(cls) -> LogMelConfig:
         """The GE2E speaker encoder of resemblyzer: linear-power mel, 1.6 s partials."""
         return cls("ge2e", 16000, 400, 400, 160, 40, 0.0, 8000.0, num_frames=160, vad=True)
+
+    @classmethod
+    def ge2e_fbank(cls) -> LogMelConfig:
+        """GE2E's mel, and below it Kaldi's 80 log mel energies of the same speech."""
+        return dataclasses.replace(cls.ge2e(), front_end="ge2e+fbank", n_mels=120)
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,9 @@ class EncoderConfig:
     # of the bridges' hidden units, while they are trained: a bridge learns from a thousand pairs what its backbones
     # learnt from millions of pictures and hours of speech, and would learn those pairs by heart
     bridge_dropout: float = 0.5
+    second_image: ImageConfig | None = None  # what the second of two face backbones takes
+    bridge: Literal["mlp", "cohort"] = "mlp"  # cohort: a linear map, scaled by the other side's people (nn/cohort.py)
+    num_chances: int = 0  # entries of the table of similarities of random voices and faces
 
     @classmethod
     def cmpc(cls, size: Literal[224, 256] = 256) -> EncoderConfig:
@@ -216,7 +224,7 @@ def from_dict(cls: type, values: dict[str, Any], where: str = "config") -> Any:
         where: named in errors, e.g. the file
     """
     nested = {
-        "log_mel": LogMelConfig, "image": ImageConfig, "encoder": EncoderConfig,
+        "log_mel": LogMelConfig, "image": ImageConfig, "second_image": ImageConfig, "encoder": EncoderConfig,
         "generator": GeneratorConfig, "guidance": GuidanceConfig, "inverter": InverterConfig,
     }  # fmt: skip
     fields = {f.name: f for f in dataclasses.fields(cls)}

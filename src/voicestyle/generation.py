@@ -35,6 +35,7 @@ class Generation:
     settings_name: Whose = field(repr=False)
     evidence: Mapping[str, Any] = field(repr=False)  # the nearest prototypes and their members, JSON-ready
     provenance: Mapping[str, str] = field(repr=False)  # what every picture of the model says of itself
+    percentile: list[float] | None = field(default=None, repr=False)  # of each similarity, see `VoiceStyle.percentile`
 
     @property
     def steps(self) -> int:
@@ -56,6 +57,7 @@ class Generation:
         """The numbers of this generation as plain JSON-ready values."""
         return {
             "similarity": self.similarity.tolist(),
+            "percentile": self.percentile,
             **self.evidence,
             "model": self.provenance["model"],
             "seed": self.seed,

@@ -106,7 +106,7 @@ class ReconstructionObjective:
 
 def identity_features(encoder: nn.Module, identity: nn.Module | None) -> Callable[[Tensor], Tensor]:
     """What tells people apart: IR-SE50 where a model has it, as in the reference, else its own face backbone."""
-    return encoder.face_features if identity is None else identity.identity_features
+    return encoder.identity_features if identity is None else identity.identity_features
 
 
 class LinearInverter:

@@ -107,8 +107,9 @@ class VoiceStyle:
         w_init = self.initial_latents(voice_emb, nearest, num_faces, seed, settings)
         result, path = self.guide(voice_emb, w_init, settings, seed, callback)
         image = self.synthesize(result.w, result.noise)
+        similarity = self.similarity(voice_emb, self.encode_face(image))[0]
         return Generation(
-            image=image, w=result.w, similarity=self.similarity(voice_emb, self.encode_face(image))[0],
+            image=image, w=result.w, similarity=similarity, percentile=self.percentile(similarity),
             prototypes=nearest, history=result.history, voice_emb=voice_emb, w_init=w_init, path=path,
             noise=result.noise, seed=seed, settings=settings, settings_name=_whose(settings, self.config.guidance),
             evidence=self.describe(nearest), provenance=self.metadata(),
@@ -131,6 +132,14 @@ class VoiceStyle:
     def similarity(self, voice_emb: Tensor, face_emb: Tensor) -> Tensor:
         """Cosines (N,M) of N voices and M faces, in [-1,1]."""
         return voice_emb @ face_emb.T
+
+    def percentile(self, similarity: Tensor) -> list[float] | None:
+        """The share in [0,1] of random pairs of a voice and a face that are less similar, of each of (N,) cosines.
+
+        None for a model that does not know it. A guided face lies near 1: guidance maximizes what it is judged by.
+        """
+        share = self.encoder.percentile(similarity)
+        return None if share is None else share.tolist()
 
     def nearest_prototypes(
         self,
@@ -304,7 +313,8 @@ class VoiceStyle:
     def describe(self, nearest: Nearest) -> dict[str, Any]:
         """The nearest prototypes and their members as plain JSON-ready values."""
         prototypes = zip(nearest.prototypes.tolist(), nearest.similarities.tolist(), strict=True)
-        members = zip(nearest.members.tolist(), nearest.member_similarities.tolist(), strict=True)
+        percentiles = self.percentile(nearest.member_similarities) or [None] * len(nearest.members)
+        members = zip(nearest.members.tolist(), nearest.member_similarities.tolist(), percentiles, strict=True)
         return {
             "prototypes": [{"prototype": i, "similarity": similarity} for i, similarity in prototypes],
             "members": [
@@ -312,8 +322,9 @@ class VoiceStyle:
                     "member": self.bank.member_keys[i],
                     "prototype": int(self.bank.assignments[i]),
                     "similarity": similarity,
+                    "percentile": percentile,
                 }
-                for i, similarity in members
+                for i, similarity, percentile in members
             ],
         }
 

@@ -68,7 +68,8 @@ def generate(voices: tuple[str, ...], out: Path, sheet: bool, as_json: bool, **o
         return {"voice": voice, **results.save_generation(vs, made, target, sheet, kind if moving else None)}
 
     def rows(record: dict[str, Any]) -> Any:
-        return zip(record["faces"], record["similarity"], strict=True)
+        percentiles = [] if record["percentile"] is None else [record["percentile"]]
+        return zip(record["faces"], record["similarity"], *percentiles, strict=True)
 
     results.each(zip(voices, targets, strict=True), work, as_json, rows)
 
@@ -152,8 +153,14 @@ def retrieve(
 
         results.save_picture(nearest_sheet(vs, nearest), target, vs.metadata())
     results.show(
-        record, as_json, lambda r: [(name[:-1], *row.values()) for name in ("prototypes", "members") for row in r[name]]
+        record, as_json,
+        lambda r: [(name[:-1], *_known(row)) for name in ("prototypes", "members") for row in r[name]],
     )
+
+
+def _known(row: dict[str, Any]) -> list[Any]:
+    """The values of a row that there are: a model may know no percentiles."""
+    return [value for value in row.values() if value is not None]
 
 
 @click.command(short_help="Project pictures into the latent space.")

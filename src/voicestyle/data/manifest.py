@@ -188,26 +188,27 @@ def _cell(value: Any, folder: Path) -> Any:
 def import_pairs(folder: str | Path) -> Manifest:
     """The manifest of a folder with ``pairs.csv``, ``voice/KEY.ogg``, ``face/KEY.jpg`` and ``frontal/KEY.jpg``.
 
-    Of ``pairs.csv`` these columns are used: key, split, identity, video, gender, nationality, frontal (True or False),
-    and face_left, face_top, face_right, face_bottom (pixels of the face, or nothing).
+    Of ``pairs.csv`` these columns are used: key, identity, and face_left, face_top, face_right, face_bottom (pixels of
+    the face, or nothing); and where there are such, split (else all are of ``train``), video, gender, nationality and
+    frontal (True or False).
     """
     folder = Path(folder)
     table = folder / "pairs.csv"
     if not table.is_file():
         raise FileNotFoundError(f"{table}: no such file; expected a folder with pairs.csv, voice/, face/ and frontal/")
     columns, rows = read_table(table)
-    needed = {"key", "split", "identity", "video", "gender", "nationality", "frontal", *(f"face_{e}" for e in EDGES)}
+    needed = {"key", "identity", *(f"face_{e}" for e in EDGES)}
     if missing := sorted(needed - set(columns)):
         raise ValueError(f"{table}: missing columns {missing}; it has {columns}")
     items = [
         Item(
-            row["key"], row["split"], row["identity"], row["video"],
+            row["key"], row.get("split", "train"), row["identity"], row.get("video", ""),
             voice=folder / "voice" / f"{row['key']}.ogg",
             face=folder / "face" / f"{row['key']}.jpg",
             face_box=_box(" ".join(row[f"face_{edge}"] for edge in EDGES).split(), where),
-            frontal=folder / "frontal" / f"{row['key']}.jpg" if row["frontal"] == "True" else None,
-            gender=row["gender"],
-            nationality=row["nationality"],
+            frontal=folder / "frontal" / f"{row['key']}.jpg" if row.get("frontal") == "True" else None,
+            gender=row.get("gender", ""),
+            nationality=row.get("nationality", ""),
         )
         for where, row in rows
     ]  # fmt: skip

@@ -86,7 +86,7 @@ def evaluate_generation(
     k: int | None = None,  # this and `steps`: the model's own where None
     steps: int | None = None,
     cache: str | Path | None = None,  # folder of latents: an evaluation that was stopped goes on from there
-    face_features: Callable[[Tensor], Tensor] | None = None,  # (N,3,H,W) -> (N,D); default: the encoder's backbone
+    face_features: Callable[[Tensor], Tensor] | None = None,  # (N,3,H,W) -> (N,D); default: the encoder's (first) backbone
     progress: Callable[[int], object] | None = None,  # called with the number of voices done
 ) -> GenerationReport:
     """Scores of the faces that a model makes for the voices of a split; see `scores`.
@@ -108,7 +108,7 @@ def evaluate_generation(
     w = {name: torch.stack([found[name] for found in latents]) for name in (GUIDED, START)}
     w[RANDOM] = random_latents(vs.generator, len(items) * num_faces, seed).unflatten(0, (-1, num_faces)).cpu()
 
-    look = partial(_look, face_features=face_features or vs.encoder.face_features, judge=judge, device=vs.device)
+    look = partial(_look, face_features=face_features or vs.encoder.identity_features, judge=judge, device=vs.device)
     real = look(map(canonical_picture, items), 1)
     people, genders = [item.identity for item in items], [item.gender for item in items]
     rows = {}

@@ -108,7 +108,7 @@ class Items(Dataset):
         """The log-mel of the recording in a room or in noise, its silence removed before."""
         front_end = self.settings.encoder.log_mel
         waveform = load_audio(item.voice, front_end.sample_rate)
-        if front_end.front_end == "ge2e":
+        if front_end.front_end.startswith("ge2e"):
             waveform = normalize_volume(waveform)
         if front_end.vad:
             waveform = remove_silence(waveform, front_end)

@@ -23,6 +23,7 @@ from voicestyle.files import sha256_of
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.train.distributed import World, connect
 from voicestyle.train.encoder.batches import Items, batches
+from voicestyle.train.encoder.cohort import set_chances
 from voicestyle.train.encoder.settings import Settings, read_settings
 from voicestyle.train.encoder.start import start_encoder, towers_of
 from voicestyle.train.encoder.supervision import Supervision
@@ -52,7 +53,7 @@ def train_encoder(
         ConnectionError: another process was lost
     """
     settings = read_settings(recipe)
-    items = usable_items(Manifest.read(recipe["manifest"]).split("train"))
+    items = _train_items(recipe)
     with connect(device) as world, Run.start(out, recipe, resume, world) as run:
         job = _Job(settings, recipe, world, progress and world.is_main)
         data = job.load(items)
@@ -63,7 +64,12 @@ def train_encoder(
         if (state := run.load_state()) is not None:
             trainer.load_state_dict(state)
         _train(trainer, used, watched, run, job.progress)
-        encoder = trainer.averaged().cpu()
+        encoder = trainer.averaged()
+        if settings.encoder.num_chances:
+            views = job.views(used)
+            towers = towers_of(encoder, settings).eval()
+            set_chances(encoder, *embed(towers, views, settings.are_features), views.identities)
+        encoder = encoder.cpu()
         if world.is_main:
             config = VoiceStyleConfig(recipe["name"], settings.encoder, license=recipe["license"])
             save_model(run.folder / "model", config, encoder, metadata=_provenance(recipe, len(used.items), trainer))
@@ -92,7 +98,7 @@ def cross_validate(
         device: "cpu", "cuda", ...; None: the GPU where there is one
     """
     settings = read_settings(recipe)
-    items = usable_items(Manifest.read(recipe["manifest"]).split("train"))
+    items = _train_items(recipe)
     scores: dict[str, list[float]] = {}
     with connect(device) as world:
         job = _Job(settings, recipe, world, progress and world.is_main)
@@ -127,6 +133,13 @@ def score_split(
     settings = read_settings(recipe)
     job = _Job(settings, recipe, World(next(encoder.parameters()).device), progress)
     return job.score(encoder, job.load_views(usable_items(Manifest.read(recipe["manifest"]).split(split))), picture)
+
+
+def _train_items(recipe: dict[str, Any]) -> list[Item]:
+    """What a recipe trains on: the train split of its manifest, and of further ones, of other people."""
+    manifests = [Manifest.read(path).split("train") for path in (recipe["manifest"], *recipe.get("more_manifests", []))]
+    items = tuple(item for manifest in manifests for item in manifest)
+    return usable_items(Manifest(items, " and ".join(manifest.name for manifest in manifests)))
 
 
 def _train(trainer: Trainer, data: Views | Items, held: Views | None, run: Run, progress: bool) -> None:
@@ -254,10 +267,12 @@ class _Job:
 
 def _provenance(recipe: dict[str, Any], num_pairs: int, trainer: Trainer) -> dict[str, Any]:
     sources = {}
-    for side in ("voice_weights", "face_weights"):
-        if recipe[side]:
-            path = Path(recipe[side])
-            sources[path.name] = sha256_of(path)
+    for name in ("voice_weights", "second_voice_weights", "face_weights", "second_face_weights"):
+        if recipe.get(name):
+            path = Path(recipe[name])
+            for part in dict.fromkeys((path, path.with_suffix(".bin"))):  # a network of TensorFlow.js lies in two files
+                if part.is_file():
+                    sources[part.name] = sha256_of(part)
     told = {"sources": sources, "num_pairs": num_pairs, "seed": recipe["seed"]}
     if trainer.best.weights:
         told["validation"] = {"auc": trainer.best.auc, "step": trainer.best.step}

@@ -10,13 +10,18 @@ from voicestyle.config import EncoderConfig, LogMelConfig, from_dict
 from voicestyle.train.encoder.augment import FaceAugmentation, VoiceAugmentation
 from voicestyle.train.recipe import defaults_of
 
-LOG_MELS = {"cmpc": LogMelConfig.cmpc, "cmpc2": LogMelConfig.cmpc2, "ge2e": LogMelConfig.ge2e}
+LOG_MELS = {"cmpc": LogMelConfig.cmpc, "cmpc2": LogMelConfig.cmpc2, "ge2e": LogMelConfig.ge2e,
+    "ge2e+fbank": LogMelConfig.ge2e_fbank}  # fmt: skip
 MAX_SEED = 2**29  # a step's seed must fit into 64 bits
 REQUIRED = (
     "seed", "name", "license", "manifest", "cache", "voice_weights", "face_weights", "save_every", "log_every",
     "encoder", "views", "start", "objective", "schedule",
 )  # fmt: skip
-OPTIONAL = ("tensorboard", "validation", "supervision", "augment")  # off where a recipe lacks them
+# off where a recipe lacks them
+OPTIONAL = (
+    "tensorboard", "validation", "supervision", "augment", "more_manifests", "second_voice_weights",
+    "second_face_weights", "int8",
+)  # fmt: skip
 LEAST = {"seed": 0, "save_every": 1, "log_every": 1}  # whole numbers
 
 
@@ -24,7 +29,7 @@ LEAST = {"seed": 0, "save_every": 1, "log_every": 1}  # whole numbers
 class ViewConfig:
     """The section ``[views]``: what the networks see of an item, see `views` and `batches`."""
 
-    num_windows: int  # evenly spaced windows of `log_mel.num_frames`, each voice
+    num_windows: int  # evenly spaced windows of `log_mel.num_frames`, each voice; 0: the whole of it (features only)
     windows_per_view: int  # features of so many random windows are averaged to one view (features only)
     wild: bool  # also the face in the wild, aligned by its box, beside the frontal picture
     # features: what frozen backbones say of each view, computed once; inputs: the views themselves, computed once and
@@ -38,10 +43,13 @@ class ViewConfig:
 
 @dataclass(frozen=True)
 class StartConfig:
-    """The section ``[start]``: see `start.canonical_start`."""
+    """The section ``[start]``: see `start.canonical_start`, and `cohort.cohort_start` for cohort bridges."""
 
-    ridge: float  # 0: bridges start at random
+    ridge: float  # 0: bridges start at random; cohort bridges: of the voices, in units of their total variance
     power: float
+    face_ridge: float = 0.0  # cohort bridges: of the faces, in units of their total variance
+    voice_scales: tuple[float, ...] = (1.0,)  # cohort bridges: of the features of each kind; see `blocks` of a backbone
+    face_scales: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,7 @@ class Settings:
     augment_voice: VoiceAugmentation
     augment_face: FaceAugmentation
     pretrained: bool  # backbones start from published weights, and stay so but for `schedule.unfreeze`
+    int8: tuple[str, ...] = ()  # networks whose published weights are rounded, see `int8.rounded`
 
     @property
     def are_features(self) -> bool:
@@ -129,7 +138,10 @@ def defaults() -> dict[str, Any]:
         "validation": ValidationConfig, "supervision": SupervisionConfig,
     }  # fmt: skip
     augment = {"voice": defaults_of(VoiceAugmentation), "face": defaults_of(FaceAugmentation)}
-    return {"tensorboard": False, "augment": augment, **{name: defaults_of(cls) for name, cls in sections.items()}}
+    plain = {
+        "tensorboard": False, "more_manifests": [], "second_voice_weights": "", "second_face_weights": "", "int8": [],
+    }  # fmt: skip
+    return {**plain, "augment": augment, **{name: defaults_of(cls) for name, cls in sections.items()}}
 
 
 def read_settings(recipe: dict[str, Any]) -> Settings:
@@ -171,6 +183,7 @@ def read_settings(recipe: dict[str, Any]) -> Settings:
         _section(VoiceAugmentation, augment.get("voice", {}), "augment.voice"),
         _section(FaceAugmentation, augment.get("face", {}), "augment.face"),
         pretrained=bool(weights[0]),
+        int8=tuple(recipe.get("int8", ())),
     )
     _check(settings)
     return settings
@@ -217,6 +230,8 @@ def _check(settings: Settings) -> None:
             raise ValueError(f"recipe: {' and '.join(asked)} need frozen backbones (..._weights)")
     if views.windows_per_view != 1 and not settings.are_features:
         raise ValueError("recipe: views.windows_per_view > 1 averages features: set views.read = 'features'")
+    if "+" in settings.encoder.voice_backbone + settings.encoder.face_backbone and not settings.are_features:
+        raise ValueError("recipe: two backbones a tower are frozen: set views.read = 'features'")
     if settings.are_features and schedule.unfreeze:
         raise ValueError("recipe: schedule.unfreeze: cached features would not change; set views.read = 'inputs'")
     if views.read != "items":
@@ -229,10 +244,12 @@ def _check(settings: Settings) -> None:
             )
     if views.shards and settings.augment_voice.changes_waveform:
         raise ValueError("recipe: augment.voice: noise and reverberation need audio, not views.shards")
-    if schedule.batch < 2 or schedule.steps < 1 or not schedule.lr:
+    if not views.num_windows and not settings.are_features:
+        raise ValueError("recipe: views.num_windows: got 0 (whole voices), which needs views.read = 'features'")
+    if schedule.batch < 2 or not (schedule.steps or settings.start.ridge) or not schedule.lr:
         raise ValueError(
-            f"recipe: schedule: got batch {schedule.batch}, steps {schedule.steps}, lr {schedule.lr}; "
-            "expected a batch of 2 or more, one step or more, and a rate above 0"
+            f"recipe: schedule: got batch {schedule.batch}, steps {schedule.steps}, lr {schedule.lr}; expected a batch "
+            "of 2 or more, one step or more (with start.ridge > 0 none is enough), and a rate above 0"
         )
     objective = settings.objective
     if not objective.temperature:

@@ -9,12 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from voicestyle.convert.dlib import read_state
+from voicestyle.convert import dlib, faceres
+from voicestyle.convert.campplus import from_3d_speaker
 from voicestyle.convert.ge2e import from_resemblyzer
+from voicestyle.int8 import rounded
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.train.encoder.settings import Settings
 
-READERS = {"ge2e": from_resemblyzer, "dlib_resnet": read_state}  # of the published weights of frozen backbones
+SIDES = ("voice", "face")
+READERS = {  # of the published weights of frozen networks
+    "ge2e": from_resemblyzer, "campplus": from_3d_speaker, "dlib_resnet": dlib.read_state, "faceres": faceres.read_state,
+}  # fmt: skip
 
 
 @contextmanager
@@ -36,16 +41,33 @@ def start_encoder(settings: Settings, recipe: dict[str, Any]) -> VoiceFaceEncode
         encoder = VoiceFaceEncoder(settings.encoder)
     if not settings.pretrained:
         return encoder
-    for side in ("voice", "face"):
-        name = getattr(settings.encoder, f"{side}_backbone")
-        if name not in READERS:
-            raise ValueError(f"recipe: {side}_weights: no published weights of {name!r} are known, only {[*READERS]}")
+    for side in SIDES:
+        names = getattr(settings.encoder, f"{side}_backbone").split("+")
         backbone = getattr(encoder, f"{side}_backbone")
-        backbone.load_state_dict(READERS[name](recipe[f"{side}_weights"]))
+        networks = [backbone] if len(names) == 1 else [backbone.first, backbone.second]
+        for name, network, path in zip(names, networks, weights_of(recipe, side, len(names)), strict=True):
+            if name not in READERS:
+                known = [*READERS]
+                raise ValueError(f"recipe: {side}_weights: no published weights of {name!r} are known, only {known}")
+            state = READERS[name](path)
+            network.load_state_dict({k: rounded(v) for k, v in state.items()} if name in settings.int8 else state)
         backbone.requires_grad_(False).eval()
     for part in settings.schedule.unfreeze:
         _unfreeze(encoder, part)
     return encoder
+
+
+def weights_of(recipe: dict[str, Any], side: str, number: int) -> list[str]:
+    """The files with the published weights of the networks of a side.
+
+    Raises:
+        ValueError: not as many as networks
+    """
+    settings = [f"{side}_weights", f"second_{side}_weights"]
+    given = [recipe.get(name, "") for name in settings]
+    if len([path for path in given if path]) != number:
+        raise ValueError(f"recipe: {' and '.join(settings)}: got {given}, expected {number} file(s), one a network")
+    return given[:number]
 
 
 def _unfreeze(encoder: VoiceFaceEncoder, part: str) -> None:

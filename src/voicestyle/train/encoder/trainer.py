@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.train.distributed import World
 from voicestyle.train.encoder.batches import Batch, step_seed
+from voicestyle.train.encoder.cohort import cohort_start
 from voicestyle.train.encoder.objective import Objective
 from voicestyle.train.encoder.optimizer import lr_of_step, make_optimizer
 from voicestyle.train.encoder.settings import Settings
@@ -51,8 +52,11 @@ class Trainer:
         self.towers = towers_of(encoder, settings).to(self.world.device)
         if settings.start.ridge and features is not None:
             voice = average_windows(features.voice.float(), are_features=True)
-            bridges = encoder.voice_bridge, encoder.face_bridge
-            canonical_start(*bridges, voice, features.face.float(), settings.start.ridge, settings.start.power)
+            if settings.encoder.bridge == "cohort":
+                cohort_start(encoder, voice, features.face.float(), settings.start)
+            else:
+                bridges = encoder.voice_bridge, encoder.face_bridge
+                canonical_start(*bridges, voice, features.face.float(), settings.start.ridge, settings.start.power)
         self.world.broadcast(*self.towers.state_dict().values())
         self.towers = self.world.synchronize_norms(self.towers)
         if self.world.device.type == "cuda" or settings.schedule.precision != "float32":

@@ -23,7 +23,6 @@ from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.pictures import frontal_picture, wild_picture
 from voicestyle.data.shards import whole_log_mel
 from voicestyle.files import kept, sha256_of
-from voicestyle.image import crop_resize
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.train.distributed import World
 from voicestyle.train.encoder.settings import ViewConfig
@@ -114,7 +113,7 @@ def _fingerprint(
     """Of everything that the views depend on: settings, frozen weights, files."""
     files = [path for item in items for path in (item.voice, item.face, item.frontal) if path]
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    front_ends = {name: to_dict(encoder.config)[name] for name in ("log_mel", "image")}
+    front_ends = {name: to_dict(encoder.config)[name] for name in ("log_mel", "image", "second_image")}
     backbones = [fingerprint(m) for m in (encoder.voice_backbone, encoder.face_backbone)] if are_features else []
     told = [stats, [item.face_box for item in items], front_ends, config.num_windows, config.wild, backbones]
     told += [] if tuple(sides) == SIDES else [list(sides)]
@@ -152,6 +151,8 @@ def _all_views(
 def _voice_views(item: Item, encoder: VoiceFaceEncoder, config: ViewConfig, are_features: bool) -> Tensor:
     front_end = encoder.config.log_mel
     log_mel = pad_frames(whole_log_mel(item.voice, front_end), front_end.num_frames)
+    if not config.num_windows:
+        return _features(encoder.voice_backbone, log_mel[None])
     last = log_mel.shape[2] - front_end.num_frames
     starts = torch.linspace(0, last, config.num_windows).round().long().tolist()
     voice = torch.stack([log_mel[:, :, start : start + front_end.num_frames] for start in starts])
@@ -160,14 +161,14 @@ def _voice_views(item: Item, encoder: VoiceFaceEncoder, config: ViewConfig, are_
 
 @torch.no_grad()
 def _face_views(item: Item, encoder: VoiceFaceEncoder, config: ViewConfig, are_features: bool) -> Tensor:
-    frame = encoder.config.image
-    crops = [crop_resize(picture, frame.crop, frame.size) for picture in canonical_pictures(item, config.wild)]
-    face = torch.cat([view for picture in crops for view in (picture, picture.flip(3))])
-    return _features(encoder.face_backbone, face) if are_features else face.half()
+    pictures = [encoder.face_inputs(picture) for picture in canonical_pictures(item, config.wild)]
+    crops = [torch.cat([view for crop in of_one for view in (crop, crop.flip(3))]) for of_one in zip(*pictures, strict=True)]
+    return _features(encoder.face_backbone, *crops) if are_features else crops[0].half()
 
 
-def _features(backbone: torch.nn.Module, views: Tensor) -> Tensor:
-    return backbone(views.to(next(backbone.parameters()))).half().cpu()
+def _features(backbone: torch.nn.Module, *views: Tensor) -> Tensor:
+    like = next(backbone.parameters())
+    return backbone(*(view.to(like) for view in views)).half().cpu()
 
 
 def pad_frames(log_mel: Tensor, num_frames: int) -> Tensor:

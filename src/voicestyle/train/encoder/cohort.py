@@ -1,0 +1,94 @@
+"""The closed form of two cohort bridges: what correlates most between the features of voices and of faces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from voicestyle.nn.cohort import RIDGE, CohortBridge
+from voicestyle.nn.encoder import VoiceFaceEncoder
+from voicestyle.train.encoder.settings import StartConfig
+
+
+@torch.no_grad()
+def cohort_start(encoder: VoiceFaceEncoder, voice: Tensor, face: Tensor, config: StartConfig) -> None:
+    """Set the bridges of an encoder to the regularized canonical correlation analysis (CCA) of pairs of features.
+
+    Features of one kind (a block: those of one network, an age, ...) are centered and divided by the root of their
+    total variance over what the recipe gives them as a scale. All of it is one linear map, which the bridge holds.
+
+    Args:
+        encoder: with cohort bridges, and the blocks of its backbones
+        voice: (N, F) features of the voices
+        face: (N, P, F') of P pictures each
+        config: scales, ridges and power
+    """
+    voices, faces = voice.double(), face.double()
+    x, scale_x, mean_x = _standardized(voices, _blocks(encoder, "voice"), config.voice_scales)
+    y, scale_y, mean_y = _standardized(faces, _blocks(encoder, "face"), config.face_scales)
+    pictures = y.flatten(0, 1)
+    whiten_x, whiten_y = _inverse_root(x, config.ridge), _inverse_root(pictures, config.face_ridge)
+    u, correlation, vh = torch.linalg.svd(whiten_x @ (x.T @ y.mean(1) / len(x)) @ whiten_y, full_matrices=False)
+    dim = encoder.voice_bridge.linear.out_features
+    u, v = _signed(u[:, :dim], vh[:dim].T)
+    maps = []
+    for bridge, whiten, directions, scale, mean in (
+        (encoder.voice_bridge, whiten_x, u, scale_x, mean_x), (encoder.face_bridge, whiten_y, v, scale_y, mean_y),
+    ):  # fmt: skip
+        weight = (scale[:, None] * (whiten @ directions) * correlation[:dim] ** config.power).T
+        bridge.linear.weight.copy_(weight)
+        bridge.linear.bias.copy_(-weight @ mean)
+        maps.append(weight)
+    set_cohort(encoder.voice_bridge, (faces - mean_y).flatten(0, 1) @ maps[1].T)
+    set_cohort(encoder.face_bridge, (voices - mean_x) @ maps[0].T)
+
+
+def set_cohort(bridge: CohortBridge, others: Tensor) -> None:
+    """Normalize a side by the people of the other one, given as the linear maps (N, D) of their features."""
+    others = F.normalize(others, dim=1)
+    moments = others.T @ others / len(others)
+    bridge.cohort.copy_(moments + RIDGE * torch.eye(len(moments), dtype=moments.dtype))
+
+
+@torch.no_grad()
+def set_chances(encoder: VoiceFaceEncoder, voice_emb: Tensor, face_emb: Tensor, identities: Tensor) -> None:
+    """Keep the quantiles of the similarities of voices and faces (N, D) of different people with the encoder."""
+    similarity = voice_emb.double() @ face_emb.double().T
+    of_strangers = similarity[identities[:, None] != identities].numpy()
+    parts = (torch.arange(len(encoder.chances), dtype=torch.float64) + 0.5) / len(encoder.chances)
+    ordered = torch.from_numpy(of_strangers).sort().values
+    encoder.chances.copy_(ordered[(parts * len(ordered)).long()])
+
+
+def _blocks(encoder: VoiceFaceEncoder, side: str) -> Sequence[int]:
+    """The sizes of the blocks of a side's features; those of a single backbone are all of one kind."""
+    bridge: CohortBridge = getattr(encoder, f"{side}_bridge")
+    return getattr(getattr(encoder, f"{side}_backbone"), "blocks", (bridge.linear.in_features,))
+
+
+def _standardized(x: Tensor, blocks: Sequence[int], scales: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """Features (N, ..., F) as the analysis sees them, the scale (F,) and the mean (F,) that made them so."""
+    if len(scales) != len(blocks):
+        raise ValueError(
+            f"recipe: start: {len(scales)} scales, expected {len(blocks)}: one for each of the features {list(blocks)}"
+        )
+    rows = x.flatten(0, -2)
+    mean, variance = rows.mean(0), rows.var(0, correction=0)
+    per_block = zip(scales, variance.split(list(blocks)), strict=True)
+    scale = torch.cat([factor / part.sum().sqrt().expand(len(part)) for factor, part in per_block])
+    return (x - mean) * scale, scale, mean
+
+
+def _inverse_root(x: Tensor, ridge: float) -> Tensor:
+    """(C + ridge trace(C))^-1/2 of the covariance C of rows (N, F)."""
+    values, vectors = torch.linalg.eigh(x.T @ x / len(x))
+    return vectors / (values.clamp_min(0) + ridge * values.sum()).sqrt() @ vectors.T
+
+
+def _signed(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular vectors whose largest entry on the side of the voices is positive: else signs are the library's whim."""
+    largest = u.gather(0, u.abs().argmax(0, keepdim=True))
+    return u * largest.sign(), v * largest.sign()
