@@ -26,6 +26,7 @@ SIBLINGS = {  # who may import on its own floor, and from whom
     "align": {"image"},
     "sheet": {"image"},
     "animation": {"image"},
+    "audio": {"fbank"},
     "nn": {"nn"},
     "data": {"data"},
     "convert": {"convert"},

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from fill import inp
 from torch import Tensor
 
+from fill import inp
 from voicestyle.convert.campplus import from_3d_speaker, translate
 from voicestyle.nn.campplus import CAMPlusPlus
 

@@ -92,7 +92,12 @@ def test_json_is_one_object_a_line(run, tmp_path) -> None:
     good, bad = (json.loads(line) for line in result.stdout.splitlines())
     assert good["faces"] == [str(tmp_path / "slt.png")] and good["voice"] == str(VOICE)
     assert good["seed"] == 0 and good["steps"] == 4 and good["model"] == "tiny"
-    assert len(good["prototypes"]) == 3 and set(good["members"][0]) == {"member", "prototype", "similarity"}
+    assert len(good["prototypes"]) == 3 and set(good["members"][0]) == {
+        "member",
+        "prototype",
+        "similarity",
+        "percentile",
+    }
     assert bad["input"] == "missing.wav" and "no such file" in bad["error"]
     assert result.exit_code == 1
 

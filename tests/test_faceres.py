@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fill import inp
 from torch import Tensor
 
+from fill import inp
 from voicestyle.convert.faceres import read_state
 from voicestyle.nn.faceres import FaceRes
 

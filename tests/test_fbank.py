@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from fill import inp
 from torch import Tensor
 
+from fill import inp
 from voicestyle.audio import log_mel
 from voicestyle.config import LogMelConfig
 from voicestyle.fbank import fbank
@@ -35,7 +35,9 @@ def naive_fbank(waveform: np.ndarray) -> np.ndarray:
             for k in range(256):
                 m = mel(k * 16000 / 512)
                 if left < m < right:
-                    energy += power[k] * ((m - left) / (center - left) if m <= center else (right - m) / (right - center))
+                    energy += power[k] * (
+                        (m - left) / (center - left) if m <= center else (right - m) / (right - center)
+                    )
             row.append(math.log(max(energy, 2.0**-23)))
         rows.append(row)
     return np.array(rows).T

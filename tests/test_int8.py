@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fill import inp
 
+from fill import inp
 from voicestyle.checkpoint import halved, restored, stored
 from voicestyle.int8 import from_int8, rounded, to_int8
 

@@ -191,8 +191,8 @@ def normalize_volume(waveform: Tensor, target_dbfs: float = TARGET_DBFS) -> Tens
 def remove_silence(waveform: Tensor, config: LogMelConfig, mode: int = 2) -> Tensor:
     """The speech of a waveform (n,), found by WebRTC's detector and cut out as the front end was trained with.
 
-    ``ge2e`` and ``ge2e+fbank`` shorten long silences only (resemblyzer); the others keep speech alone (cmpc2), which is what passes the
-    detector at aggressiveness `mode`, 0 to 3. Empty without speech.
+    ``ge2e`` and ``ge2e+fbank`` shorten long silences only (resemblyzer); the others keep speech alone (cmpc2), which is
+    what passes the detector at aggressiveness `mode`, 0 to 3. Empty without speech.
     """
     keep, length = speech_frames(waveform, config, mode)
     frames = waveform[: len(keep) * length].reshape(-1, length)

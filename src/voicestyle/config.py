@@ -79,6 +79,11 @@ class EncoderConfig:
     bridge: Literal["mlp", "cohort"] = "mlp"  # cohort: a linear map, scaled by the other side's people (nn/cohort.py)
     num_chances: int = 0  # entries of the table of similarities of random voices and faces
 
+    @property
+    def identity_backbone(self) -> str:
+        """The face backbone whose features tell people apart: the only one, or the first of two."""
+        return self.face_backbone.split("+")[0]
+
     @classmethod
     def cmpc(cls, size: Literal[224, 256] = 256) -> EncoderConfig:
         """The authors' ResNet-34 pair (224 px: CMPC release, 256 px: VoiceStyle)."""

@@ -138,7 +138,9 @@ def table(file: Path, columns: tuple[str, ...], split: str, out: Path) -> None:
 
 @prepare.command(short_help="The log-mels of a manifest's voices.")
 @click.argument("manifest", type=A_PATH)
-@click.option("--front-end", type=click.Choice(["cmpc", "cmpc2", "ge2e"]), default="cmpc2", help="Which log-mels.")
+@click.option(
+    "--front-end", type=click.Choice(["cmpc", "cmpc2", "ge2e", "ge2e+fbank"]), default="cmpc2", help="Which log-mels."
+)
 @option_workers
 @option_out("The folder of the shards.")
 def cache(manifest: Path, front_end: str, num_workers: int, out: Path) -> None:
@@ -153,7 +155,8 @@ def cache(manifest: Path, front_end: str, num_workers: int, out: Path) -> None:
     held = Manifest.read(manifest)
     results.check_writable(out)
     with results.progress(sum(item.voice is not None for item in held), "log-mels") as advance:
-        made = cache_log_mels(held, getattr(LogMelConfig, front_end)(), out, num_workers=num_workers, progress=advance)
+        config = getattr(LogMelConfig, front_end.replace("+", "_"))()
+        made = cache_log_mels(held, config, out, num_workers=num_workers, progress=advance)
     with _left_out() as refuse:
         for key, reason in made.refused.items():
             refuse(key, reason)

@@ -153,7 +153,8 @@ def retrieve(
 
         results.save_picture(nearest_sheet(vs, nearest), target, vs.metadata())
     results.show(
-        record, as_json,
+        record,
+        as_json,
         lambda r: [(name[:-1], *_known(row)) for name in ("prototypes", "members") for row in r[name]],
     )
 

@@ -86,7 +86,7 @@ def evaluate_generation(
     k: int | None = None,  # this and `steps`: the model's own where None
     steps: int | None = None,
     cache: str | Path | None = None,  # folder of latents: an evaluation that was stopped goes on from there
-    face_features: Callable[[Tensor], Tensor] | None = None,  # (N,3,H,W) -> (N,D); default: the encoder's (first) backbone
+    face_features: Callable[[Tensor], Tensor] | None = None,  # (N,3,H,W) -> (N,D); default: `identity_features`
     progress: Callable[[int], object] | None = None,  # called with the number of voices done
 ) -> GenerationReport:
     """Scores of the faces that a model makes for the voices of a split; see `scores`.

@@ -226,7 +226,7 @@ def study_inversion(
     context = {
         "model": vs.config.name, "generator": (vs.model.generator_fingerprint or "")[:12],
         "size": vs.generator.config.size, "identity network": run.identity_name,
-        "embedding": vs.config.encoder.face_backbone.split("+")[0], **to_dict(settings),
+        "embedding": vs.config.encoder.identity_backbone, **to_dict(settings),
         "device": str(vs.device), "dtype": str(vs.dtype).removeprefix("torch."),
     }  # fmt: skip
     left_out = {} if perceptual else {"LPIPS": "not wanted, or torchvision's VGG16 is not on this machine"}
@@ -258,7 +258,7 @@ class _Run:
 
     @property
     def identity_name(self) -> str:
-        return self.vs.config.encoder.face_backbone.split("+")[0] if self.vs.model.identity is None else "IR-SE50"
+        return self.vs.config.encoder.identity_backbone if self.vs.model.identity is None else "IR-SE50"
 
     @cached_property
     def linear(self) -> LinearInverter:

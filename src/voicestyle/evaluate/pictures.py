@@ -118,7 +118,7 @@ def evaluate_pictures(
     tables = [_embedded(embed, pictures, vs.device, progress) for pictures in (faces, made)]
     return PicturesReport(
         model=vs.config.name, real=f"{real}" + (f", split {split}" if Path(real).is_file() else ""), generated=told,
-        features="Inception v3 of FID" if features else f"{vs.config.encoder.face_backbone.split("+")[0]} of {vs.config.name}",
+        features="Inception v3 of FID" if features else f"{vs.config.encoder.identity_backbone} of {vs.config.name}",
         is_inception=features is not None, size=size, comparison=compare(*tables, seed=seed), left_out=left_out,
     )  # fmt: skip
 

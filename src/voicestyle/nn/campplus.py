@@ -40,7 +40,7 @@ class CAMPlusPlus(nn.Module):
         self.fc = nn.Linear(2 * channels, EMBED_DIM)
 
     def forward(self, fbank: Tensor) -> Tensor:
-        """Embeddings (N, 192), not normalized, of log mel energies (N, 1, 80, T); their mean over time plays no part."""
+        """Embeddings (N, 192), not normalized, of log mel energies (N, 1, 80, T), whatever their mean."""
         x = fbank - fbank.mean(3, keepdim=True)
         x = self.stem(self.head(x).flatten(1, 2)).relu()
         x = self.last(self.stages(x)).relu()

@@ -18,8 +18,11 @@ from voicestyle.train.encoder.settings import Settings
 
 SIDES = ("voice", "face")
 READERS = {  # of the published weights of frozen networks
-    "ge2e": from_resemblyzer, "campplus": from_3d_speaker, "dlib_resnet": dlib.read_state, "faceres": faceres.read_state,
-}  # fmt: skip
+    "ge2e": from_resemblyzer,
+    "campplus": from_3d_speaker,
+    "dlib_resnet": dlib.read_state,
+    "faceres": faceres.read_state,
+}
 
 
 @contextmanager

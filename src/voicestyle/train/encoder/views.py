@@ -162,7 +162,9 @@ def _voice_views(item: Item, encoder: VoiceFaceEncoder, config: ViewConfig, are_
 @torch.no_grad()
 def _face_views(item: Item, encoder: VoiceFaceEncoder, config: ViewConfig, are_features: bool) -> Tensor:
     pictures = [encoder.face_inputs(picture) for picture in canonical_pictures(item, config.wild)]
-    crops = [torch.cat([view for crop in of_one for view in (crop, crop.flip(3))]) for of_one in zip(*pictures, strict=True)]
+    crops = [
+        torch.cat([view for crop in of_one for view in (crop, crop.flip(3))]) for of_one in zip(*pictures, strict=True)
+    ]
     return _features(encoder.face_backbone, *crops) if are_features else crops[0].half()
 
 
