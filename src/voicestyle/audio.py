@@ -201,7 +201,7 @@ def remove_silence(waveform: Tensor, config: LogMelConfig, mode: int = 2) -> Ten
 
 def speech_frames(waveform: Tensor, config: LogMelConfig, mode: int = 2) -> tuple[np.ndarray, int]:
     """Which frames of a waveform (n,) `remove_silence` keeps (num_frames,) bool, and the samples in each of them."""
-    if config.front_end == "ge2e":
+    if config.front_end.startswith("ge2e"):
         length = 30 * config.sample_rate // 1000
         return _trim_long_silences(_pcm_frames(waveform, length, full_scale=32767), config.sample_rate), length
     length = 20 * config.sample_rate // 1000
