@@ -39,7 +39,7 @@ SIBLINGS = {  # who may import on its own floor, and from whom
     "evaluate": {"evaluate", "pipeline", "plots"},
     "plots": {"plots", "pipeline"},
     "cmpc2": {"convert"},
-    "live": {"pipeline"},
+    "live": {"pipeline", "show"},
     "replay": {"pipeline"},
     "web": {"web"},
     "cli": {"cli", "web"},

@@ -139,7 +139,7 @@ def test_a_photograph_beside_a_voice_gets_a_percentile_and_no_name(connect: Conn
     client = connect()
     voice = ask(client)
     finished(client, voice)
-    result = finished(client, ask(client, "embed", face=_picture(), align=False, beside=voice["id"]))["result"]
+    result = finished(client, ask(client, "embed", face=_picture(), align=False, of=voice["id"]))["result"]
     assert 0 <= result["percentile"] <= 100 and result["among"] == 40
 
 
@@ -204,7 +204,7 @@ def test_a_second_visitor_finds_nothing_of_the_first(connect: Connect) -> None:
     until = time.monotonic() + 60
     while other.get("/api/v1/jobs").json()[0]["status"] in ("queued", "running") and time.monotonic() < until:
         time.sleep(0.02)
-    fields = {"beside": job["id"], "align": "false"}
+    fields = {"of": job["id"], "align": "false"}
     assert other.post("/api/v1/embed", data=fields, files={"face": _picture()}).status_code == 404
 
 

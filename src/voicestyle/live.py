@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from voicestyle.audio import load_audio, speech_frames
 from voicestyle.image import to_pil
-from voicestyle.sampling import polyline
+from voicestyle.show import prototype_latents, way_images
 
 if TYPE_CHECKING:
     from voicestyle.generation import Generation
@@ -29,9 +30,28 @@ NUM_FRAMES = 25  # of the way from prototype to face
 EVERY = 4  # steps from one picture on the way to the next
 
 
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """A voice that was listened to."""
+
+    voice_emb: Tensor  # (1,D) unit norm
+    outline: dict[str, Any]  # see `outline`
+
+
+def hear(vs: VoiceStyle, clip: str | Path) -> Heard:
+    """A recording's embedding, and how it is drawn.
+
+    Raises:
+        FileNotFoundError, ValueError: as `VoiceStyle.encode_voice`
+    """
+    rate = vs.config.encoder.log_mel.sample_rate
+    waveform = load_audio(clip, rate)
+    return Heard(vs.encode_voice(waveform, rate), outline(vs, waveform))
+
+
 def watch_generation(
     vs: VoiceStyle,
-    clip: str | Path,
+    voice: Heard,
     tell: Tell,
     *,
     seed: int = 0,
@@ -39,17 +59,11 @@ def watch_generation(
     steps: int | None = None,  # this and the next: the model's own where None
     k: int | None = None,
 ) -> Generation:
-    """The faces of a voice; told on the way: voice, prototypes, start, step (many), faces, ways.
-
-    Raises:
-        FileNotFoundError, ValueError: as `VoiceStyle.generate`
-    """
+    """The faces of a voice; told on the way: voice, prototypes, start, step (many), faces, way (one a face)."""
     own = vs.config.guidance
     settings = dataclasses.replace(own, steps=own.steps if steps is None else steps, k=own.k if k is None else k)
-    rate = vs.config.encoder.log_mel.sample_rate
-    waveform = load_audio(clip, rate)
-    tell("voice", outline(vs, waveform), {})
-    voice_emb = vs.encode_voice(waveform, rate)
+    voice_emb = voice.voice_emb
+    tell("voice", voice.outline, {})
     nearest = vs.nearest_prototypes(voice_emb, settings.k, settings.num_members, settings.member_order)
     tell("prototypes", *prototypes(vs, nearest))
     start = vs.initial_latents(voice_emb, nearest, 1, seed, settings)
@@ -64,7 +78,7 @@ def watch_generation(
     faces = {f"face-{face + 1}": pil for face, pil in enumerate(to_pil(made.image))}
     tell("faces", {"similarity": made.similarity.tolist()}, faces)
     for face in range(num_faces):
-        frames = to_pil(vs.synthesize(way(vs, made, face)))
+        frames = to_pil(way_images(vs, made, face, torch.linspace(0, 1, NUM_FRAMES)))
         tell("way", {"face": face + 1}, {f"way-{face + 1}-{i:02d}": frame for i, frame in enumerate(frames)})
     return made
 
@@ -88,7 +102,7 @@ def outline(vs: VoiceStyle, waveform: Tensor) -> dict[str, Any]:
 def prototypes(vs: VoiceStyle, nearest: Nearest) -> tuple[dict[str, Any], dict[str, PIL.Image.Image]]:
     """The nearest prototypes with their members, JSON-ready, and a picture of each; rendered, never photographs."""
     bank = vs.bank
-    images = to_pil(vs.synthesize(torch.cat([vs.prototype_latents(nearest), bank.latents[nearest.members]])))
+    images = to_pil(vs.synthesize(torch.cat([prototype_latents(vs, nearest), bank.latents[nearest.members]])))
     told = vs.describe(nearest)
     pictures = {}
     for kind, picture in zip([*told["prototypes"], *told["members"]], images, strict=True):
@@ -98,15 +112,6 @@ def prototypes(vs: VoiceStyle, nearest: Nearest) -> tuple[dict[str, Any], dict[s
     for prototype in told["prototypes"]:
         prototype["size"] = int((bank.assignments == prototype["prototype"]).sum())
     return told, pictures
-
-
-def way(vs: VoiceStyle, made: Generation, face: int) -> Tensor:
-    """Latents (NUM_FRAMES,w_dim) from the nearest prototype over the start to the face: straight, then as guided."""
-    prototype = vs.prototype_latents(made.prototypes)[:1].to(made.w)
-    start, end = made.w_init[None, face], made.w[None, face]
-    at = torch.linspace(0, 1, NUM_FRAMES)
-    first, second = torch.cat([prototype, start]), torch.cat([start, made.path[:, face], end])
-    return torch.cat([polyline(first, 2 * at[at < 0.5]), polyline(second, 2 * at[at >= 0.5] - 1)])
 
 
 def compare(vs: VoiceStyle, voice_emb: Tensor, face_emb: Tensor) -> dict[str, Any]:

@@ -53,15 +53,23 @@ def save_morph(vs: VoiceStyle, made: Generation, path: str | Path, seconds: floa
     """
     num = max(2, round(seconds * FPS / 2) + 1)
     part = (1 - torch.linspace(0, torch.pi, num).cos()) / 2  # slow at both ends
-    prototype = _means(vs, made.prototypes)[:1].to(made.w)
     paths = made.paths(path)
     for face, target in enumerate(paths):
-        start, end = made.w_init[None, face], made.w[None, face]
-        ways = torch.cat([prototype, start]), torch.cat([start, made.path[:, face], end])
-        w = torch.cat([polyline(ways[0], 2 * part[part < 0.5]), polyline(ways[1], 2 * part[part >= 0.5] - 1)])
-        images = vs.synthesize(w, _noise(made, face)).cpu()
+        images = way_images(vs, made, face, part).cpu()
         save_animation(torch.cat([images, images[1:-1].flip(0)]), target, made.metadata(face))
     return paths
+
+
+def way_images(vs: VoiceStyle, made: Generation, face: int, part: Tensor) -> Tensor:
+    """Pictures (P,3,size,size) on the way from the nearest prototype to a face, at the parts (P,) in [0,1] of it.
+
+    The first half is straight, from the prototype to where the search started; the second one is that of guidance.
+    """
+    prototype = prototype_latents(vs, made.prototypes)[:1].to(made.w)
+    start, end = made.w_init[None, face], made.w[None, face]
+    ways = torch.cat([prototype, start]), torch.cat([start, made.path[:, face], end])
+    w = torch.cat([polyline(ways[0], 2 * part[part < 0.5]), polyline(ways[1], 2 * part[part >= 0.5] - 1)])
+    return vs.synthesize(w, _noise(made, face))
 
 
 def _noise(made: Generation, face: int) -> list[Tensor] | None:
@@ -80,7 +88,7 @@ def nearest_sheet(vs: VoiceStyle, nearest: Nearest) -> Image.Image:
 def nearest_rows(vs: VoiceStyle, nearest: Nearest) -> list[Row]:
     """One row a prototype: the face of its mean latent, then those of its members that are used."""
     bank, members = vs.bank, nearest.members.tolist()
-    means = _means(vs, nearest)
+    means = prototype_latents(vs, nearest)
     images = vs.synthesize(torch.cat([means, bank.latents[nearest.members]]))
     faces, member_faces = images[: len(means)], images[len(means) :]
     scores = nearest.member_similarities.tolist()
@@ -98,7 +106,7 @@ def nearest_rows(vs: VoiceStyle, nearest: Nearest) -> list[Row]:
     return rows
 
 
-def _means(vs: VoiceStyle, nearest: Nearest) -> Tensor:
+def prototype_latents(vs: VoiceStyle, nearest: Nearest) -> Tensor:
     """The mean latent (k,w_dim) of each of the nearest prototypes, on the CPU."""
     bank = vs.bank
     return torch.stack([bank.latents[bank.assignments == prototype].mean(0) for prototype in nearest.prototypes])

@@ -18,6 +18,7 @@ from starlette.responses import FileResponse, StreamingResponse
 from starlette.staticfiles import StaticFiles
 
 from voicestyle import __version__
+from voicestyle.live import Heard
 from voicestyle.web import work
 from voicestyle.web.guard import Guard, session_of, set_cookie
 from voicestyle.web.jobs import Job, Jobs, QueueFull, Work
@@ -148,20 +149,19 @@ class Service:
         except ValueError as error:
             raise HTTPException(422, str(error)) from None
 
-    def add(self, session: Session, kind: str, upload: Path, task: Work, is_watched: bool) -> JobState:
+    def add(self, session: Session, kind: str, upload: Path | None, task: Work, is_watched: bool) -> JobState:
         """A new job of a session; where it cannot be taken, its upload goes."""
         job = Job(kind, task, upload, is_watched)
         try:
-            self.check_free(session)
+            self.check_free(session)  # again: another upload of the session may have been quicker
             self.jobs.add(job)
-        except QueueFull:
-            upload.unlink(missing_ok=True)
+        except (HTTPException, QueueFull) as error:
+            job.drop_upload()
+            if isinstance(error, HTTPException):
+                raise
             wait = self.jobs.wait_s()
             about = "a minute" if wait is None else f"{wait:.0f} seconds"
             raise HTTPException(503, f"too many are waiting; try again in {about}", {"Retry-After": "30"}) from None
-        except HTTPException:
-            upload.unlink(missing_ok=True)
-            raise
         session.keep(job)
         return self.state(job)
 
@@ -213,6 +213,7 @@ Voice = File(default=None, description="A recording; any common format")
 Face = File(default=None, description="A photograph, in place of a voice")
 Picture = File(description="A picture of a face")
 Example = Form(default=None, description="In place of a recording: the name of an example voice")
+Earlier = Form(default=None, description="A generation of yours: its voice is taken, or compared with the face")
 Watched = Form(default=False, description="Stop the job when nobody listens to its events any more")
 
 
@@ -232,12 +233,15 @@ def _asking(service: Service) -> APIRouter:
         num_faces: int = Form(default=1, ge=1, le=settings.max_faces),
         steps: int | None = Form(default=None, ge=0, le=settings.max_steps, description="Guided; default: the model's"),
         k: int | None = Form(default=None, ge=1, le=50, description="Nearest prototypes; default: the model's"),
+        of: str | None = Earlier,
         watch: bool = Watched,
     ) -> JobState:
         """Faces that fit a voice. They are plausible, and identify nobody."""
         service.check_free(session)
-        upload = await service.keep(voice, "voice", example)
         options = {"seed": seed, "num_faces": num_faces, "steps": steps, "k": k}
+        if of is not None:
+            return service.add(session, "generate", None, work.generate(vs, _heard(session, of), **options), watch)
+        upload = await service.keep(voice, "voice", example)
         return service.add(session, "generate", upload, work.generate(vs, upload, **options), watch)
 
     @router.post("/embed", **accepted)
@@ -247,7 +251,7 @@ def _asking(service: Service) -> APIRouter:
         example: str | None = Example,
         face: UploadFile | None = Face,
         align: bool = Form(default=True, description="Find the face in the photograph first"),
-        beside: str | None = Form(default=None, description="A job of yours whose voice the face is compared with"),
+        of: str | None = Earlier,
         watch: bool = Watched,
     ) -> JobState:
         """The unit embedding of a voice or a face; a face also beside the voice of an earlier job."""
@@ -255,9 +259,7 @@ def _asking(service: Service) -> APIRouter:
         if face is None:
             upload = await service.keep(voice, "voice", example)
             return service.add(session, "embed", upload, work.embed_voice(vs, upload), watch)
-        other = session.jobs.get(beside or "")
-        if beside is not None and (other is None or other.kept is None):
-            raise HTTPException(404, "no such job of yours, or one without a voice")
+        other = None if of is None else _heard(session, of)
         upload = await service.keep(face, "picture")
         return service.add(session, "embed", upload, work.embed_face(vs, upload, align, other), watch)
 
@@ -291,6 +293,14 @@ def _asking(service: Service) -> APIRouter:
         return service.add(session, "invert", upload, work.invert(vs, upload, align, steps, space, seed), watch)
 
     return router
+
+
+def _heard(session: Session, name: str) -> Heard:
+    """The voice of an earlier job of this session."""
+    job = session.jobs.get(name)
+    if job is None or job.kept is None:
+        raise HTTPException(404, "no such job of yours, or one without a voice")
+    return job.kept
 
 
 def _looking(service: Service) -> APIRouter:

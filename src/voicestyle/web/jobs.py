@@ -119,9 +119,13 @@ class Job:
         if self.is_over:
             return
         self.status, self.result, self.problem = status, result, problem
+        self.drop_upload()
+        self._add(Event(status, result or problem or {}), {})
+
+    def drop_upload(self) -> None:
+        """Take away what the visitor sent."""
         if self.upload is not None:
             self.upload.unlink(missing_ok=True)
-        self._add(Event(status, result or problem or {}), {})
 
     async def follow(self, seen: int = 0) -> AsyncIterator[tuple[int, Event] | None]:
         """The events from number `seen` on, as they come; None now and then where none comes."""

@@ -8,18 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import PIL.Image
 from PIL.PngImagePlugin import PngInfo
 
+from voicestyle.image import open_image, to_pil
 from voicestyle.label import labelled
+from voicestyle.live import Heard, compare, hear, prototypes, watch_generation
+from voicestyle.replay import describe_face
+from voicestyle.show import generation_sheet
 from voicestyle.web.jobs import File, Job
 
 if TYPE_CHECKING:
-    import PIL.Image
-
     from voicestyle.pipeline import VoiceStyle
 
 QUALITY = 88  # of JPEG: what is shown on the way; results are PNG
-Pictures = dict[str, "PIL.Image.Image"]
+Pictures = dict[str, PIL.Image.Image]
 
 
 class Teller:
@@ -36,19 +39,15 @@ class Teller:
         self.job.emit(name, {**data, "pictures": sorted(files)}, files)
 
 
-def generate(vs: VoiceStyle, clip: Path, **options: Any) -> Callable[[Job], dict[str, Any]]:
+def generate(vs: VoiceStyle, voice: Path | Heard, **options: Any) -> Callable[[Job], dict[str, Any]]:
     """Faces for a voice, step by step; in the end pictures as PNG, their sheet, moving pictures, and a recipe."""
 
     def work(job: Job) -> dict[str, Any]:
-        from voicestyle.live import watch_generation
-        from voicestyle.replay import describe_face
-        from voicestyle.show import generation_sheet
-
         tell = Teller(job, vs)
-        made = watch_generation(vs, clip, tell, **options)
-        job.kept = made.voice_emb
+        job.kept = voice if isinstance(voice, Heard) else hear(vs, voice)
+        made = watch_generation(vs, job.kept, tell, **options)
         files = {"sheet.png": png(generation_sheet(vs, made), vs.metadata())}
-        for face, picture in enumerate(_pictures(made.image)):
+        for face, picture in enumerate(to_pil(made.image)):
             files[f"face-{face + 1}.png"] = png(labelled(picture), made.metadata(face))
             frames = [tell.made[name].content for name in sorted(tell.made) if name.startswith(f"way-{face + 1}-")]
             files[f"way-{face + 1}.gif"] = gif(frames, made.metadata(face))
@@ -63,8 +62,6 @@ def retrieve(vs: VoiceStyle, clip: Path, k: int | None, num_members: int | None)
     """The prototypes nearest to a voice."""
 
     def work(job: Job) -> dict[str, Any]:
-        from voicestyle.live import prototypes
-
         told, pictures = prototypes(vs, vs.nearest_prototypes(vs.encode_voice(clip), k, num_members))
         Teller(job, vs)("prototypes", told, pictures)
         return told
@@ -77,16 +74,14 @@ def embed_voice(vs: VoiceStyle, clip: Path) -> Callable[[Job], dict[str, Any]]:
     return lambda job: {"embedding": vs.encode_voice(clip)[0].tolist()}
 
 
-def embed_face(vs: VoiceStyle, picture: Path, align: bool, voice: Job | None) -> Callable[[Job], dict[str, Any]]:
+def embed_face(vs: VoiceStyle, picture: Path, align: bool, voice: Heard | None) -> Callable[[Job], dict[str, Any]]:
     """The embedding of a face; beside the voice of an earlier job, how similar they are among random people too."""
 
     def work(job: Job) -> dict[str, Any]:
-        from voicestyle.live import compare
-
         face_emb = vs.encode_face(picture, align)
         result: dict[str, Any] = {"embedding": face_emb[0].tolist()}
         if voice is not None:
-            result |= compare(vs, voice.kept, face_emb)
+            result |= compare(vs, voice.voice_emb, face_emb)
         return result
 
     return work
@@ -101,23 +96,17 @@ def invert(
         tell = Teller(job, vs)
 
         def observe(step: int, image: Any, w: Any, loss: Any) -> None:
-            shown = _pictures(image) if step % 10 == 0 else []
+            shown = to_pil(image) if step % 10 == 0 else []
             tell("step", {"step": step + 1, "of": steps}, {f"step-{step:03d}-1": pil for pil in shown})
 
         target = vs.aligned(picture, align)
         found = vs.invert(target, space, steps=steps, seed=seed, region=vs.default_region(align), callback=observe)
-        (made,) = _pictures(vs.synthesize(found.w))
+        (made,) = to_pil(vs.synthesize(found.w))
         files = {"picture.png": png(labelled(made), vs.metadata())}
         job.emit("files", {"files": sorted(files)}, files)
         return {"loss": found.loss.item(), "latent": found.w[0].tolist(), "files": sorted(files)}
 
     return work
-
-
-def _pictures(image: Any) -> list[PIL.Image.Image]:
-    from voicestyle.image import to_pil
-
-    return to_pil(image)
 
 
 def jpeg(picture: PIL.Image.Image, metadata: dict[str, str]) -> File:
@@ -138,10 +127,6 @@ def png(picture: PIL.Image.Image, metadata: dict[str, str]) -> File:
 
 def gif(frames: list[bytes], metadata: dict[str, str]) -> File:
     """There and back again, from pictures that are labelled already."""
-    import PIL.Image
-
-    from voicestyle.image import open_image
-
     pictures = [open_image(io.BytesIO(frame), "frame") for frame in frames]
     first, *others = [picture.quantize(method=PIL.Image.Quantize.FASTOCTREE) for picture in pictures]
     file = io.BytesIO()
