@@ -14,7 +14,8 @@ from structure import SOURCE, imports_of, modules
 
 FLOORS = [
     ["config"],
-    ["files", "seeds", "fbank", "int8"],
+    ["files", "locks", "riff", "seeds", "fbank", "int8"],
+    ["decoding"],
     ["audio", "image", "align", "sheet", "animation", "label", "nn.ops"],
     ["nn"],
     ["latent", "losses", "clustering", "metrics", "sampling"],

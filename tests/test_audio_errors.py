@@ -74,7 +74,7 @@ def test_truncated_files(tmp_path, suffix):
 @pytest.mark.parametrize("options", [{}, {"movflags": "faststart"}])
 def test_truncated_m4a(tmp_path, options):
     whole = write_ffmpeg(tmp_path / "whole.m4a", VOICE[None], 16000, "aac", options=options)
-    with pytest.raises(ValueError, match=r"cut.m4a: (damaged or truncated|not a recording)"):
+    with pytest.raises(ValueError, match=r"cut.m4a: ((damaged or )?truncated|not a recording)"):
         load_audio(cut(whole, tmp_path / "cut.m4a"))
 
 
@@ -117,10 +117,10 @@ def test_samples_of_another_scale(tmp_path):
 
 @CONFIGS
 def test_silence(tmp_path, config):
-    with pytest.raises(ValueError, match=r"still.wav: silence, every sample of 3.0 s is zero; expected speech"):
+    with pytest.raises(ValueError, match=r"still.wav: silence, no sample of 3.0 s is other than zero; expected speech"):
         voice_input(write(tmp_path / "still.wav", np.zeros(48000)), config)
     opposite = np.stack([VOICE, -VOICE])
-    with pytest.raises(ValueError, match=r"waveform: silence, every sample of 6.0 s is zero"):
+    with pytest.raises(ValueError, match=r"waveform: silence, no sample of 6.0 s is other than zero"):
         voice_input(opposite, config, 16000)
 
 

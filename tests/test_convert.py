@@ -236,8 +236,14 @@ def test_files_converted_from_nvidia_carry_their_mean_and_noise(small: dict[str,
     assert torch.equal(generator.w_avg, inp("latent_avg", (32,)))
     for i, conv in enumerate(generator.synthesis.convs):
         assert torch.equal(conv.noise_const, small[f"noises.noise_{i}"])
+    for shape in ((1, 32), (10, 32), (1, 10, 32)):  # as `mean_latent` gives it, and once a layer
+        torch.save({"g_ema": small, "latent_avg": inp("latent_avg", (32,)).expand(shape).clone()}, path)
+        assert torch.equal(read_generator(path)[0].w_avg, inp("latent_avg", (32,)))
+    torch.save({"g_ema": small, "latent_avg": inp("latent_avg", (2, 32))}, path)
+    with pytest.raises(ValueError, match="latent_avg: 2 rows that differ, expected one mean of w"):
+        read_generator(path)
     torch.save({"g_ema": small, "latent_avg": torch.zeros(512)}, path)
-    with pytest.raises(ValueError, match=r"latent_avg: expected 32 finite numbers"):
+    with pytest.raises(ValueError, match=r"latent_avg: got \(512,\), expected 32 finite numbers"):
         read_generator(path)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voicestyle.data.manifest import Item
-from voicestyle.evaluate.lists import read_lists, with_people
+from voicestyle.evaluate.lists import num_repeated, read_lists, with_people
 from voicestyle.evaluate.trials import make_lists
 
 HEADER = "id,voice-speaker-id,face-speaker-id,label,voice-path,face-path\n"
@@ -131,3 +131,33 @@ def test_names_that_are_not_in_the_manifest_are_told(tmp_path):
     [found] = read_lists(tmp_path, "matching")
     with pytest.raises(ValueError, match="1 of its names are no items of the manifest .* e.g. k2"):
         with_people(found, {"k1": "a"})
+
+
+def test_a_mark_at_the_beginning_is_no_part_of_a_name(tmp_path):
+    text = HEADER + "1,2,2,1,A/x_0000001.wav,A/y/1.jpg\n2,2,3,0,A/x_0000001.wav,B/y/1.jpg\n"
+    (tmp_path / "veriflist_test_random_a.txt").write_text(text, encoding="utf-8-sig")
+    (tmp_path / "matching_v2f_U.csv").write_text("a b c\n", encoding="utf-8-sig")
+    [verification] = read_lists(tmp_path, "verification")
+    [matching] = read_lists(tmp_path, "matching")
+    assert len(verification.trials) == 2 and matching.trials == (("a", "b", "c"),)
+
+
+def test_lists_that_contradict_themselves(tmp_path):
+    pair = "A/x_0000001.wav,A/y/1.jpg"
+    (tmp_path / "veriflist_test_random_a.txt").write_text(HEADER + f"1,2,2,1,{pair}\n2,2,2,0,{pair}\n")
+    with pytest.raises(ValueError, match=r"random_a.txt: A/x_0000001.wav and A/y/1.jpg: True in one line, Fal"):
+        read_lists(tmp_path, "verification")
+    (tmp_path / "matching_v2f_U.csv").write_text("a b c\na d d\n")
+    with pytest.raises(ValueError, match=r"matching_v2f_U.csv: a d d: the second name, who it is, is also among those"):
+        read_lists(tmp_path, "matching")
+    (tmp_path / "wav_1.csv").write_text("VoxCeleb1 ID\twav\nid1\ta\nid2\ta\n")
+    with pytest.raises(ValueError, match=r"wav_1.csv: a: 'id1' in one line, 'id2' in another; correct the list"):
+        read_lists(tmp_path, "retrieval")
+
+
+def test_repeated_trials_are_counted(tmp_path):
+    (tmp_path / "veriflist_test_random_a.txt").write_text(
+        HEADER + 3 * "1,2,2,1,A/x_0000001.wav,A/y/1.jpg\n" + "2,2,3,0,A/x_0000001.wav,B/y/1.jpg\n"
+    )
+    [read] = read_lists(tmp_path, "verification")
+    assert num_repeated(read) == 2

@@ -180,3 +180,53 @@ def test_provenance_tells_a_changed_checkout(tmp_path, monkeypatch):
     assert run_module._git_state() == {"git_commit": commit, "git_dirty": False}
     source.write_text("held = 2\n")
     assert run_module._git_state() == {"git_commit": commit, "git_dirty": True}
+
+
+def test_a_second_process_is_told_that_the_run_is_taken(tmp_path):
+    run = Run.start(tmp_path / "run", {})
+    code = f"from voicestyle.train.run import Run; Run.start({str(run.folder)!r}, {{}}, resume=True)"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "BlockingIOError" in other.stderr and "another process is at work there" in other.stderr
+    with run:
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_goes_on_with_data_that_moved_and_not_with_other_data(tmp_path):
+    def manifest(folder, identity="a"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.wav").write_bytes(b"sound")
+        path = tmp_path / folder / "m.csv"
+        path.write_text(f"key,split,identity,voice\nk,train,{identity},x.wav\n")
+        return {"seed": 1, "manifest": str(path), "data": {"folder": str(path.parent)}}
+
+    with Run.start(tmp_path / "run", manifest("here")):
+        pass
+    with Run.start(tmp_path / "run", manifest("there"), resume=True) as run:
+        assert "there" in run.recipe["manifest"]
+    with pytest.raises(ValueError, match=r"another recipe \(data.folder: .*, manifest: .*other"):
+        Run.start(tmp_path / "run", manifest("other", "b"), resume=True)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no state", "half"], ids=["empty", "foreign", "half"])
+def test_a_damaged_state_is_named(tmp_path, damage):
+    run = Run.start(tmp_path / "run", {})
+    run.save_state({"step": 1, "w": torch.arange(300)})
+    path = run.folder / "state" / "last.pt"
+    path.write_bytes(path.read_bytes()[:900] if damage == "half" else damage)
+    with pytest.raises(ValueError, match=r"last.pt: damaged \(.*\); restore it from a copy, or take the file away"):
+        run.load_state()
+    torch.save([1], path)
+    with pytest.raises(ValueError, match=r"last.pt: not the state of a run"):
+        run.load_state()
+    torch.save({"step": 1}, path)
+    with pytest.raises(ValueError, match=r"last.pt: not a state of this training \('w'\); restore it"):
+        run.restore(lambda state: state["w"], run.load_state())
+
+
+def test_a_damaged_line_of_the_log_is_named(tmp_path):
+    run = Run.start(tmp_path / "run", {})
+    run.save_state({"step": 1})
+    (run.folder / "log.jsonl").write_bytes(b'{"step": 1}\n\xff{}\n')
+    with pytest.raises(ValueError, match=r"log.jsonl: line 2 is damaged: .*; take this line out"):
+        run.load_state()

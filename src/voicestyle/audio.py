@@ -1,32 +1,26 @@
-"""From a recording to the input of a voice network: decoding, silence removal and three mel front ends.
+"""From a recording to the input of a voice network: silence removal and three mel front ends.
 
 A front end is part of the weights: the encoders were trained with the quirks below, so they are reproduced exactly
-(docs/fidelity.md). Everything happens in memory; long recordings are decoded, resampled and transformed in blocks.
+(docs/fidelity.md). Everything happens in memory; long recordings are transformed in blocks.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Iterator
+import warnings
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import soundfile
-import soxr
 import torch
 import torch.nn.functional as F
 import webrtcvad
 from torch import Tensor
 
 from voicestyle.config import LogMelConfig
+from voicestyle.decoding import load_audio, to_mono
 from voicestyle.fbank import FRAME, N_MELS, fbank
-
-if TYPE_CHECKING:
-    from av.container import InputContainer
 
 PRE_EMPHASIS = 0.97  # cmpc2 mfcc.py
 DB_RANGE = 80.0  # dB below the loudest bin; librosa power_to_db
@@ -34,132 +28,11 @@ TARGET_DBFS = -30.0  # resemblyzer hparams.py
 PARTIAL_STEP = 77  # frames between the starts of two partials: 1.3 partials a second (resemblyzer embed_utterance)
 PARTIAL_MIN_COVERAGE = 0.75  # a last partial with less sound in it is dropped (resemblyzer embed_utterance)
 
-_DECODE_BLOCK = 1 << 18  # samples a channel
+MAX_SPEECH_S = 600  # seconds that a voice network is given at most; a ResNet-34 needs about 1 MB for each
+SILENCE = 2.0**-15  # of full scale: samples that differ by less are all the same at 16 bits
+
+_BLOCK = 1 << 18  # samples a channel
 _FRAME_BLOCK = 64  # frames; a block and its spectrum stay in the processor's cache
-_PEAK_LIMIT = 4.0  # lossy codecs overshoot full scale by a little; beyond this the samples are of another scale
-# Demuxers that hold sound. Playlists and the like are left out: they would make FFmpeg open other files or addresses.
-_DEMUXERS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dts,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,voc,w64,wav,wv"
-
-
-def load_audio(path: str | Path, sample_rate: int = 16000) -> Tensor:
-    """A recording as mono float32 (num_samples,) in [-1, 1] at `sample_rate` Hz.
-
-    Any container and codec of libsndfile or FFmpeg, any rate, channels averaged. A file that cannot be decoded to its
-    declared end is refused, for half a clip would pass for a whole one.
-
-    Raises:
-        FileNotFoundError: nothing at `path`
-        ValueError: a directory, an empty, foreign or truncated file, samples that are not finite
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file, expected a recording; check the path")
-    if path.is_dir():
-        raise ValueError(f"{path}: a directory, expected a recording; name one file of it")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: empty file (0 bytes), expected a recording; copy or export it again")
-    try:
-        file = soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, TypeError):  # TypeError: a headerless .raw file
-        file = None
-    if file is None or file.frames >= 1 << 62:  # a FLAC stream of unknown length, which soundfile cannot read
-        rate, blocks = _open_ffmpeg(path)
-    else:
-        rate, blocks = file.samplerate, _soundfile_blocks(file, path)
-    return _to_mono(blocks, rate, sample_rate, str(path))
-
-
-def _soundfile_blocks(file: soundfile.SoundFile, path: Path) -> Iterator[np.ndarray]:
-    """Blocks (n, channels) of an open file; a ValueError where it ends before its header says."""
-    num_read = 0
-    with file:
-        try:
-            while len(block := file.read(_DECODE_BLOCK, dtype="float32", always_2d=True)):
-                num_read += len(block)
-                yield block
-        except soundfile.LibsndfileError as error:
-            raise ValueError(f"{path}: damaged or truncated ({error.error_string}); copy or export it again") from error
-        if _is_truncated(file, num_read):
-            read_s = num_read / file.samplerate
-            raise ValueError(f"{path}: truncated after {read_s:.1f} s, more was expected; copy or export it again")
-
-
-def _is_truncated(file: soundfile.SoundFile, num_read: int) -> bool:
-    """Whether the file promised more; False where its writer could not know the length (streams, headerless MP3)."""
-    log = file.extra_info
-    if file.format == "OGG":
-        return "lacks an end-of-stream" in log and "Junk after the last page" in log
-    if file.format == "MP3" and "variable" not in log:  # no Xing header: libsndfile guesses from the first frame
-        return False
-    chunks = re.findall(r"(?:data|SSND) ?: (\d+) \(should be (\d+)\)", log)
-    cut = any(int(actual) < int(declared) < 0x7FFF0000 for declared, actual in chunks)  # more: a stream's placeholder
-    return cut or num_read + 0.1 * file.samplerate < file.frames  # MP3 pads by some hundred samples
-
-
-def _open_ffmpeg(path: Path) -> tuple[int, Iterator[np.ndarray]]:
-    """Sample rate and blocks (n, channels) of the first audio stream that FFmpeg finds."""
-    import av  # slow to load, and most recordings do not need it
-
-    try:
-        container = av.open(str(path), options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"})
-    except av.error.FFmpegError as error:
-        raise ValueError(
-            f"{path}: not a recording that libsndfile or FFmpeg can decode ({error.strerror}), "
-            "expected wav, flac, ogg, mp3, m4a or the like; check that the file is sound and is complete"
-        ) from error
-    if not container.streams.audio or not container.streams.audio[0].codec_context.sample_rate:
-        container.close()
-        raise ValueError(f"{path}: no sound in this {container.format.name} file, expected a recording")
-    return container.streams.audio[0].codec_context.sample_rate, _ffmpeg_blocks(container, path)
-
-
-def _ffmpeg_blocks(container: InputContainer, path: Path) -> Iterator[np.ndarray]:
-    """Blocks (n, channels) of the first audio stream; a ValueError where it ends before its header says."""
-    import av
-
-    num_read = 0
-    with container:
-        stream = container.streams.audio[0]
-        rate = stream.codec_context.sample_rate
-        resampler = av.AudioResampler(format="fltp", rate=rate)  # changes the sample format alone
-        try:
-            for frame in container.decode(stream):
-                for part in resampler.resample(frame):
-                    num_read += part.samples
-                    yield part.to_ndarray().T
-        except av.error.FFmpegError as error:
-            raise ValueError(f"{path}: damaged or truncated ({error.strerror}); copy or export it again") from error
-        declared_s = 0.0  # other containers guess
-        if "mov" in container.format.name and stream.duration:
-            declared_s = float(stream.duration * stream.time_base)
-        elif "matroska" in container.format.name and container.duration and len(container.streams) == 1:
-            declared_s = container.duration / av.time_base
-        read_s = num_read / rate
-        if read_s < 0.99 * declared_s - 0.1:  # declared lengths are rounded and may count encoder delay
-            raise ValueError(f"{path}: truncated after {read_s:.1f} s of {declared_s:.1f} s; copy or export it again")
-
-
-def _to_mono(blocks: Iterable[np.ndarray], rate: float, sample_rate: int, name: str) -> Tensor:
-    """Blocks (n, channels) of finite samples as one mono waveform at `sample_rate`, clipped to [-1, 1]."""
-    if not 2000 <= rate <= 768000:
-        raise ValueError(f"{name}: sample rate {rate:g} Hz, expected 2000 to 768000 Hz; check where it comes from")
-    resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32") if rate != sample_rate else None
-    made, num_read = [], 0
-    for block in blocks:
-        finite = np.isfinite(block).all(axis=1)
-        if not finite.all():
-            where = (num_read + int(np.argmin(finite))) / rate
-            raise ValueError(f"{name}: NaN or infinite samples from {where:.2f} s on, expected finite ones in [-1, 1]")
-        if (peak := np.abs(block).max(initial=0.0)) > _PEAK_LIMIT:
-            raise ValueError(f"{name}: a sample of {peak:.3g}, expected [-1, 1]; divide by the full scale, e.g. 32768")
-        num_read += len(block)
-        mono = np.ascontiguousarray(block.mean(axis=1, dtype=np.float32))
-        made.append(resampler.resample_chunk(mono) if resampler else mono)
-    if resampler and num_read:
-        made.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-    if not num_read:
-        raise ValueError(f"{name}: no samples in it, expected a recording; copy or export it again")
-    return torch.from_numpy(np.concatenate(made).clip(-1, 1))
 
 
 def _from_array(waveform: Tensor | np.ndarray, rate: float | None, sample_rate: int) -> Tensor:
@@ -176,14 +49,14 @@ def _from_array(waveform: Tensor | np.ndarray, rate: float | None, sample_rate: 
     if samples.dtype.kind not in "if":
         raise ValueError(f"waveform: dtype {samples.dtype}, expected float in [-1, 1] or a signed integer type")
     full_scale = 2.0 ** (8 * samples.itemsize - 1) if samples.dtype.kind == "i" else 1.0
-    starts = range(0, samples.shape[1], _DECODE_BLOCK)
-    blocks = (samples[:, i : i + _DECODE_BLOCK].T / full_scale for i in starts)
-    return _to_mono(blocks, rate, sample_rate, "waveform")
+    starts = range(0, samples.shape[1], _BLOCK)
+    blocks = (samples[:, i : i + _BLOCK].T / full_scale for i in starts)
+    return to_mono([(rate, blocks)], sample_rate, "waveform")
 
 
 def normalize_volume(waveform: Tensor, target_dbfs: float = TARGET_DBFS) -> Tensor:
     """The waveform raised to `target_dbfs` (RMS), or unchanged where it is louder or digital silence."""
-    rms = torch.linalg.vector_norm(waveform, dtype=torch.float64).item() / math.sqrt(len(waveform))
+    rms = torch.linalg.vector_norm(waveform, dtype=torch.float64).item() / math.sqrt(max(1, len(waveform)))
     gain = 10 ** (target_dbfs / 20) / rms if rms > 0 else 1.0
     return waveform * gain if gain > 1 else waveform
 
@@ -211,8 +84,9 @@ def speech_frames(waveform: Tensor, config: LogMelConfig, mode: int = 2) -> tupl
 
 def _pcm_frames(waveform: Tensor, length: int, full_scale: int) -> list[bytes]:
     """The whole frames of `length` samples as 16-bit PCM."""
-    pcm = (waveform * full_scale).round().clamp(-32768, 32767).to(torch.int16).numpy().tobytes()
-    return [pcm[i : i + 2 * length] for i in range(0, len(pcm) - 2 * length + 1, 2 * length)]
+    parts = waveform.split(_BLOCK // length * length)
+    pcm = ((part * full_scale).round().clamp(-32768, 32767).to(torch.int16).numpy().tobytes() for part in parts)
+    return [part[i : i + 2 * length] for part in pcm for i in range(0, len(part) - 2 * length + 1, 2 * length)]
 
 
 def _collect_speech(frames: list[bytes], sample_rate: int, mode: int) -> np.ndarray:
@@ -362,6 +236,7 @@ def voice_input(
     sample_rate: float | None = None,
     vad: bool | None = None,
     seed: int = 0,
+    max_speech_s: float = MAX_SPEECH_S,
 ) -> Tensor:
     """The input (1, 1, n_mels, num_frames) of the voice network that `config` belongs to, float32.
 
@@ -371,6 +246,7 @@ def voice_input(
         sample_rate: of the samples, Hz; not for a path
         vad: remove silence first; None: as the config says
         seed: of the random 500 frames that ``cmpc`` takes
+        max_speech_s: of more speech the first seconds are taken, with a warning
 
     Raises:
         FileNotFoundError: nothing at the path
@@ -382,17 +258,30 @@ def voice_input(
         name, waveform = "waveform", _from_array(path_or_waveform, sample_rate, config.sample_rate)
     vad = config.vad if vad is None else vad
     recorded_s = len(waveform) / config.sample_rate
-    if not waveform.any():
-        raise ValueError(f"{name}: silence, every sample of {recorded_s:.1f} s is zero; expected speech")
+    _check_sound(name, waveform, recorded_s)
     if config.front_end.startswith("ge2e"):
         waveform = normalize_volume(waveform)
     if vad:
         waveform = remove_silence(waveform, config)
     _check_length(name, len(waveform) / config.sample_rate, recorded_s, config.min_speech_s, vad)
+    if len(waveform) > max_speech_s * config.sample_rate:
+        warnings.warn(
+            f"{name}: more than {max_speech_s / 60:g} min of speech; the first {max_speech_s / 60:g} are taken",
+            stacklevel=2,
+        )
+        waveform = waveform[: int(max_speech_s * config.sample_rate)]
     features = log_mel(waveform, config)
     if config.front_end == "cmpc":
         features = _random_crop(features, config.num_frames, seed)
     return features[None]
+
+
+def _check_sound(name: str, waveform: Tensor, recorded_s: float) -> None:
+    """Raise where a front end would divide by nothing."""
+    low, high = (0.0, 1.0) if not len(waveform) else torch.aminmax(waveform)
+    if high - low < SILENCE:
+        apart = f"differs by more than {high - low:.1e} from another" if waveform.any() else "is other than zero"
+        raise ValueError(f"{name}: silence, no sample of {recorded_s:.1f} s {apart}; expected speech")
 
 
 def _check_length(name: str, speech_s: float, recorded_s: float, needed_s: float, vad: bool) -> None:

@@ -141,10 +141,11 @@ def kept(path: Path | None, make: Callable[[], Mapping[str, Tensor]]) -> dict[st
     """What `make` makes, on the CPU: read from `path` where it lies, else made, and left there whole or not at all.
 
     Results that take long are kept so: work that was stopped goes on from there. The name of the file has to tell all
-    that the tensors depend on. Without a path they are made each time.
+    that the tensors depend on. Without a path they are made each time, and so they are where the file is damaged.
     """
     if path is not None and path.is_file():
-        return load_file(path)
+        with suppress(SafetensorError):
+            return load_file(path)
     made = {name: value.detach().cpu().contiguous() for name, value in make().items()}
     if path is not None:
         with written_whole(path) as beside:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +19,10 @@ from torch import Tensor
 from voicestyle.files import written_whole
 
 WHITE = (255, 255, 255)
+_TURNED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow looks for the orientation
+
+MAX_PIXELS = 1 << 24  # a picture that goes to a network is shrunk to so many as soon as it is decoded
+LIMIT = 89_000_000  # pixels of the largest picture that is opened: about what Pillow takes without a warning
 
 # What is read, by Pillow's names. Others have no place here, and some (EPS) would start another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -26,25 +31,28 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 def load_image(path: str | Path, size: int | None = None) -> Tensor:
     """Picture (1, 3, H, W) in [-1, 1], of any of `FORMATS` and any mode; see `from_pil`.
 
+    A picture of more than `MAX_PIXELS` is shrunk by a whole number first.
+
     Raises:
         FileNotFoundError: no such file
-        ValueError: not a picture, truncated, or too large to be decoded safely
+        ValueError: not a picture, truncated, of pixels without a known range, or of more than `LIMIT` pixels
     """
-    return from_pil(open_image(path), size)
+    return from_pil(open_image(path, max_pixels=MAX_PIXELS), size)
 
 
-def open_image(source: str | Path | BinaryIO, name: str = "") -> Image.Image:
+def open_image(source: str | Path | BinaryIO, name: str = "", *, max_pixels: int = LIMIT) -> Image.Image:
     """Decoded picture as 8-bit RGB, upright by its EXIF orientation, from a file of one of `FORMATS`.
 
     Args:
         source: path, or open file
         name: of an open file, for errors
+        max_pixels: a larger picture is shrunk by a whole number to fewer than that
 
     Raises:
         as `load_image`
     """
     with _opened(source, name) as pil:
-        return to_rgb(pil)
+        return to_rgb(pil, max_pixels)
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
@@ -65,43 +73,103 @@ def _opened(source: str | Path | BinaryIO, name: str = "") -> Iterator[Image.Ima
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # such as damaged EXIF: the picture itself can be read
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source, formats=FORMATS) as pil:
+            with Image.open(_without_texts(source), formats=FORMATS) as pil:
+                if pil.width * pil.height > LIMIT:
+                    raise Image.DecompressionBombError
                 yield pil
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        limit = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise ValueError(f"{name}: more than {limit} megapixels; make the picture smaller first") from error
+        raise ValueError(f"{name}: more than {LIMIT // 10**6} megapixels; make the picture smaller first") from error
+    except UnsuitableError as error:
+        raise ValueError(f"{name}: {error}") from None
     except Image.UnidentifiedImageError as error:
         raise ValueError(f"{name}: not a picture, or of another format; expected {', '.join(FORMATS)}") from error
     except Exception as error:  # decoders raise nearly anything on a damaged file
         raise ValueError(f"{name}: damaged or truncated picture ({error}); get the file again") from error
 
 
+class UnsuitableError(ValueError):
+    """A picture that is sound, but says nothing that could be used."""
+
+
+def _without_texts(source: Path | BinaryIO) -> Path | BinaryIO:
+    """A PNG without its text, which Pillow refuses where it is long and nobody here reads; anything else as it is."""
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        start = file.tell()
+        head = file.read(8)
+        chunks, has_text = [head], False
+        while head == b"\x89PNG\r\n\x1a\n" and len(begin := file.read(8)) == 8:
+            length, is_text = int.from_bytes(begin[:4], "big") + 4, begin[4:] in (b"tEXt", b"zTXt", b"iTXt")
+            has_text |= is_text
+            if is_text:
+                file.seek(length, 1)
+            else:
+                chunks += [begin, file.read(length)]
+        file.seek(start)
+    return io.BytesIO(b"".join(chunks)) if has_text else source
+
+
 def from_pil(pil: Image.Image, size: int | None = None) -> Tensor:
     """Picture (1, 3, H, W) float32 in [-1, 1]: (x - 127.5) / 127.5.
 
     Args:
-        pil: any mode; EXIF orientation is applied, transparency is composited on white
+        pil: any mode; EXIF orientation is applied, transparency is composited on white; shrunk to `MAX_PIXELS`
         size: pixels; resized (bicubic, as the reference does) to this square where given
     """
-    pil = to_rgb(pil)
+    pil = to_rgb(pil, MAX_PIXELS)
     if size is not None and pil.size != (size, size):
         pil = pil.resize((size, size), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(pil)).permute(2, 0, 1)[None]
     return (pixels.float() - 127.5) / 127.5
 
 
-def to_rgb(pil: Image.Image) -> Image.Image:
-    """8-bit RGB, upright, transparency on white."""
-    pil = ImageOps.exif_transpose(pil)
-    if pil.mode.startswith("I"):  # 16 bits a pixel; `convert` would clip them to 8 instead of scaling
-        depth = np.asarray(pil).astype(np.int64)
-        pil = Image.fromarray((depth / (257 if depth.max() > 255 else 1)).round().clip(0, 255).astype(np.uint8))
-    elif pil.mode == "F":
-        raise ValueError("floating-point pixels have no known range; save the picture with 8 or 16 bits")
+def to_rgb(pil: Image.Image, max_pixels: int = LIMIT) -> Image.Image:
+    """8-bit RGB, upright, transparency on white; shrunk by a whole number to `max_pixels` where it has more.
+
+    Raises:
+        UnsuitableError: floating-point pixels, whose range nobody knows
+    """
+    if pil.mode == "F":
+        raise UnsuitableError("floating-point pixels have no known range; save the picture with 8 or 16 bits")
+    pil = _upright(_shrunk(pil, max_pixels))
     if pil.has_transparency_data:
         rgba = pil.convert("RGBA")
-        pil = Image.alpha_composite(Image.new("RGBA", rgba.size, WHITE), rgba)
+        pil = Image.new("RGB", rgba.size, WHITE)
+        pil.paste(rgba, mask=rgba)
     return pil.convert("RGB")
+
+
+def _shrunk(pil: Image.Image, max_pixels: int) -> Image.Image:
+    """At most `max_pixels`, 8 bits each: means of squares of pixels where there are more."""
+    factor = math.ceil(math.sqrt(pil.width * pil.height / max_pixels))
+    if pil.mode.startswith("I"):
+        pil = _eight_bits(pil)
+    if factor > 1:
+        if pil.mode in ("1", "P"):  # their values are no brightness that has a mean
+            pil = pil.convert("RGBA" if pil.has_transparency_data else "L" if pil.mode == "1" else "RGB")
+        info, pil = pil.info, pil.reduce(factor)
+        pil.info = info
+    return pil
+
+
+def _eight_bits(pil: Image.Image) -> Image.Image:
+    """A picture of 16 bits a pixel, which `convert` would clip to 8 instead of scaling."""
+    depth = np.asarray(pil)
+    unit, gray = 257 if depth.max() > 255 else 1, np.empty(depth.shape, np.uint8)
+    for row, line in enumerate(depth):
+        gray[row] = (line / unit).round().clip(0, 255)
+    made = Image.fromarray(gray)
+    made.info = {name: value for name, value in pil.info.items() if name != "transparency"}
+    return made
+
+
+def _upright(pil: Image.Image) -> Image.Image:
+    """Turned as its EXIF says, which is done with then; as it is where that is damaged, for the pixels are sound."""
+    try:
+        turned = ImageOps.exif_transpose(pil)
+    except Exception:  # the parser raises nearly anything
+        turned = pil.copy()
+    turned.info = {name: value for name, value in turned.info.items() if name not in _TURNED}
+    return turned
 
 
 def to_pil(image: Tensor) -> list[Image.Image]:

@@ -21,7 +21,7 @@ from voicestyle.config import GuidanceConfig
 from voicestyle.convert.lpips import find_backbone, read_lpips
 from voicestyle.generation import Generation, Whose
 from voicestyle.guidance import guide
-from voicestyle.image import from_pil, open_image
+from voicestyle.image import MAX_PIXELS, from_pil, open_image
 from voicestyle.inversion import LinearInverter, Perceptual, Region, Start, identity_features, invert
 from voicestyle.latent import Callback, LatentResult
 from voicestyle.prototypes import MemberOrder, Nearest, PrototypeBank
@@ -348,7 +348,8 @@ def _picture(picture: Picture, size: int | None = None, align: bool = False) -> 
     """A picture (N,3,H,W) in the canonical frame, resized to `size` where given."""
     if isinstance(picture, Tensor):
         return picture
-    pil, name = (picture, "picture") if isinstance(picture, PIL.Image.Image) else (open_image(picture), str(picture))
+    is_open = isinstance(picture, PIL.Image.Image)
+    pil, name = (picture, "picture") if is_open else (open_image(picture, max_pixels=MAX_PIXELS), str(picture))
     try:
         if align:
             return from_pil(align_face(pil, size or FRAME_SIZE))

@@ -11,11 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from voicestyle.build.prototypes import Pictures, Projector, check_out, chunks, write_bank
+from voicestyle.build.prototypes import Pictures, Projector, Refuse, check_out, chunks, write_bank
 from voicestyle.checkpoint import Model
 from voicestyle.data.frontal import MostSimilar, clip_embedder, face_embedder, frame_of, frontals_of, load_square
 from voicestyle.image import crop_resize
+from voicestyle.locks import alone_with
 from voicestyle.prototypes import PrototypeBank
 
 # of a frame and a frontal picture; "clip-dot": by products of embeddings, as the reference has it
@@ -97,33 +99,50 @@ def build_members(
     *,
     similarity: Similarity = "face",  # by which a frame finds its frontal picture
     seed: int = 0,
+    refuse: Refuse = lambda member, why: None,
     **projection: Any,  # of `Projector`
 ) -> PrototypeBank:
     """The catalogue's bank with a face embedding and a latent for each of these members, written to `out`.
 
     Both are those of the picture that is projected: the frontal one, or the frame where there are none. A build that
-    was stopped goes on from ``OUT.part``, where everything that is done lies under the names of the pictures.
+    was stopped goes on from ``OUT.part``, where everything that is done lies under the names of the pictures. Members
+    whose pictures cannot be read are left out, and told to `refuse`.
 
     Raises:
-        FileNotFoundError, ImportError, ValueError: a picture is damaged, no CLIP, or a model without generator
+        ImportError, ValueError: no picture can be read, no CLIP, or a model without generator
+        BlockingIOError: another process is building this bank
     """
     part = check_out(Path(out))
     project = Projector(model, seed=seed, cache=part, depends_on=similarity, **projection)
     choose = None if members.frontal is None else MostSimilar(members.frontal, *_embedder(model, similarity))
 
+    keys, reasons = members.bank.member_keys, {}
+
+    def picture(i: int) -> Tensor:
+        try:
+            return load_square(members.frames[i] if choose is None else choose(keys[i], members.frames[i]))
+        except (ValueError, OSError) as error:
+            reasons[i] = str(error)
+            return torch.full((1, 3, 16, 16), torch.nan)  # is kept as a member that has no picture
+
     def load(some: Sequence[int]) -> Pictures:
-        keys, frames = members.bank.member_keys, members.frames
-        paths = [frames[i] if choose is None else choose(keys[i], frames[i]) for i in some]
-        native = [load_square(path) for path in paths]
+        native = [picture(i) for i in some]
         return native, torch.cat([crop_resize(p, (0, 0, 1, 1), model.generator.config.size) for p in native])
 
     def batches() -> Iterator[tuple[bytes, Callable[[], Pictures]]]:
         for some in chunks(range(len(members)), project.batch):
             yield _names(members, some), lambda some=some: load(some)
 
-    found = {f"member_{name}": value for name, value in project(batches()).items()}
-    bank = replace(members.bank, **found, generator_fingerprint=model.generator_fingerprint)
-    write_bank(Path(out), model, bank, {**model.metadata, "members": {"similarity": similarity, **project.settings}})
+    with alone_with(out):
+        found = {f"member_{name}": value for name, value in project(batches()).items()}
+        has_picture = found["member_psnr"].isfinite()
+        for i in (~has_picture).nonzero().flatten().tolist():
+            refuse(keys[i], reasons.get(i, f"{members.frames[i]}: could not be read when the build began"))
+        rows = has_picture.nonzero().flatten()
+        held = {name: value[rows] for name, value in found.items()}
+        bank = replace(members.bank.subset(rows), **held, generator_fingerprint=model.generator_fingerprint)
+        about = {"similarity": similarity, **project.settings}
+        write_bank(Path(out), model, bank, {**model.metadata, "members": about})
     return bank
 
 

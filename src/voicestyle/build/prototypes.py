@@ -16,9 +16,11 @@ from voicestyle.data.manifest import Manifest
 from voicestyle.files import kept, sha256_of
 from voicestyle.image import load_image
 from voicestyle.inversion import LinearInverter, Perceptual, Start, identity_features, invert, psnr
+from voicestyle.locks import alone_with
 from voicestyle.prototypes import PrototypeBank
 
 BATCH = 8  # pictures that are projected together; also how often a build leaves something behind to go on from
+Refuse = Callable[[str, str], Any]  # told which picture is left out, and why
 Pictures = tuple[list[Tensor], Tensor]  # each (1,3,H,W) as it is, and all (N,3,size,size) as the generator draws them
 
 
@@ -30,23 +32,27 @@ def build_prototypes(
     k: int,
     split: str = "train",
     seed: int = 0,
+    refuse: Refuse = lambda picture, why: None,
     **projection: Any,  # of `Projector`
 ) -> PrototypeBank:
     """The bank of the frontal pictures of manifests, written to `out`.
 
     Finished latents lie in ``OUT.part`` until the bank is written: a build that was stopped goes on from there.
+    Pictures that are missing or damaged are left out, and told to `refuse`.
 
     Raises:
-        FileNotFoundError: a manifest or a picture is missing
+        FileNotFoundError: a manifest is missing
         ValueError: no frontal pictures, fewer than k, or a model without generator
+        BlockingIOError: another process is building this bank
     """
     part = check_out(Path(out))
     items = [item for path in manifests for item in Manifest.read(path).split(split) if item.frontal]
     if len(items) < k:
         raise ValueError(f"{manifests[0]}: {len(items)} frontal pictures in split {split!r}, expected k = {k} or more")
     pictures, identities = [item.frontal for item in items], [item.identity for item in items]
-    bank = build_bank(model, pictures, identities, k, seed, cache=part, **projection)
-    write_bank(Path(out), model, bank, model.metadata)
+    with alone_with(out):
+        bank = build_bank(model, pictures, identities, k, seed, refuse=refuse, cache=part, **projection)
+        write_bank(Path(out), model, bank, model.metadata)
     return bank
 
 
@@ -56,21 +62,34 @@ def build_bank(
     identities: Sequence[str],  # who it is; kept as numbers only
     k: int,
     seed: int = 0,
+    *,
+    refuse: Refuse = lambda picture, why: None,
     **projection: Any,  # of `Projector`
 ) -> PrototypeBank:
-    """A bank of k prototypes of these faces, with a latent for each."""
+    """A bank of k prototypes of these faces, with a latent for each; see `build_prototypes` for those left out."""
     project = Projector(model, seed=seed, **projection)
+    kept: list[str] = []
+
+    def read(some: Sequence[tuple[Path | Tensor, str]]) -> Iterator[tuple[Tensor, Tensor]]:
+        for picture, identity in some:
+            try:
+                native = picture if isinstance(picture, Tensor) else load_image(picture)
+                small = picture if isinstance(picture, Tensor) else load_image(picture, model.generator.config.size)
+            except (ValueError, OSError) as error:
+                refuse(str(picture), str(error))
+            else:
+                kept.append(identity)
+                yield native, small
 
     def batches() -> Iterator[tuple[bytes, Callable[[], Pictures]]]:
-        for some in chunks(pictures, project.batch):
-            native = [p if isinstance(p, Tensor) else load_image(p) for p in some]
-            size = model.generator.config.size
-            target = torch.cat([p if isinstance(p, Tensor) else load_image(p, size) for p in some])
-            yield target.numpy().tobytes(), lambda native=native, target=target: (native, target)
+        for some in chunks(list(zip(pictures, identities, strict=True)), project.batch):
+            if held := list(read(some)):
+                native, target = [each[0] for each in held], torch.cat([each[1] for each in held])
+                yield target.numpy().tobytes(), lambda native=native, target=target: (native, target)
 
     found = project(batches())
     return PrototypeBank.build(
-        found["emb"], found["w"], identities, k, seed, psnr=found["psnr"],
+        found["emb"], found["w"], kept, k, seed, psnr=found["psnr"],
         encoder_fingerprint=model.encoder_fingerprint, generator_fingerprint=model.generator_fingerprint,
     )  # fmt: skip
 
@@ -114,6 +133,8 @@ class Projector:
             done.append(self._cached(name, load))
             if self.progress is not None:
                 self.progress(len(done[-1]["w"]))
+        if not done:
+            raise ValueError("none of the pictures can be read; see what is said of each, or look where they lie")
         return {name: torch.cat([d[name] for d in done]) for name in ("emb", "w", "psnr")}
 
     def _cached(self, name: bytes, load: Callable[[], Pictures]) -> Mapping[str, Tensor]:
@@ -133,7 +154,8 @@ class Projector:
 
     def _project(self, native: list[Tensor], target: Tensor) -> dict[str, Tensor]:
         generator, encoder = self.model.generator, self.model.encoder
-        target = target.to(generator.w_avg)
+        is_missing = target.flatten(1).isnan().any(1)  # pictures that could not be read: their PSNR stays NaN
+        native, target = [picture.nan_to_num() for picture in native], target.nan_to_num().to(generator.w_avg)
         with torch.no_grad():
             emb = torch.cat([encoder.encode_face(picture.to(target)) for picture in native])
             w = None if self._estimate is None else self._estimate(target)
@@ -141,7 +163,8 @@ class Projector:
             identity = identity_features(encoder, self.model.identity)
             start = None if w is None else self._not_worse_than_the_mean(w, target)
             w = invert(generator, target, identity, self.perceptual, w_init=start, **self.invert_settings).w
-        return {"emb": emb, "w": w, "psnr": self._psnr(w, target)}
+        psnr_db = self._psnr(w, target)
+        return {"emb": emb, "w": w, "psnr": psnr_db.masked_fill(is_missing.to(psnr_db.device), torch.nan)}
 
     def _not_worse_than_the_mean(self, w: Tensor, target: Tensor) -> Tensor:
         """The estimates (N,w_dim), less those that draw their picture worse than the mean face does.

@@ -165,10 +165,20 @@ def _completed(
     computed["w_std"] = f"from 10,000 samples with seed {seed}"
     if latent_avg is None:
         computed["w_avg"] = computed["w_std"]
-    elif getattr(latent_avg, "shape", None) != w_avg.shape or not torch.isfinite(latent_avg).all():
-        raise ValueError(f"latent_avg: expected {config.w_dim} finite numbers")
-    generator.w_avg = w_avg if latent_avg is None else latent_avg.float()
+    generator.w_avg = w_avg if latent_avg is None else _mean_of_w(latent_avg, config.w_dim)
     return generator, computed
+
+
+def _mean_of_w(latent_avg: Tensor, w_dim: int) -> Tensor:
+    """The mean of w (w_dim,), which `mean_latent` of rosinality's code gives as (1, w_dim), others once a layer."""
+    shape = tuple(getattr(latent_avg, "shape", ()))
+    is_number = isinstance(latent_avg, Tensor) and latent_avg.is_floating_point() and latent_avg.numel() > 0
+    if not is_number or shape[-1:] != (w_dim,) or not torch.isfinite(latent_avg).all():
+        raise ValueError(f"latent_avg: got {shape or type(latent_avg).__name__}, expected {w_dim} finite numbers")
+    rows = latent_avg.float().reshape(-1, w_dim)
+    if not (rows == rows[0]).all():
+        raise ValueError(f"latent_avg: {len(rows)} rows that differ, expected one mean of w; save their mean")
+    return rows[0].clone()
 
 
 def from_rosinality(state: dict[str, Tensor], table: dict[str, str], where: str = "state dict") -> dict[str, Tensor]:

@@ -120,12 +120,12 @@ def inspect_file(path_and_voice: tuple[Path, bool], min_speech_s: float) -> Insp
     except (ValueError, OSError) as error:
         return Inspected(sha256, kind="unreadable", detail=str(error))
     seconds = len(waveform) / SAMPLE_RATE
-    peak = waveform.abs().max().item()
-    if peak < SILENCE_PEAK:
-        return Inspected(sha256, seconds, "silent", f"{path}: {seconds:.1f} s, the loudest sample is {peak:.1e}")
     if seconds < min_speech_s:
         detail = f"{path}: {seconds:.2f} s, at least {min_speech_s:.1f} s needed"
         return Inspected(sha256, seconds, "too short", detail)
+    peak = waveform.abs().max().item()
+    if peak < SILENCE_PEAK:
+        return Inspected(sha256, seconds, "silent", f"{path}: {seconds:.1f} s, the loudest sample is {peak:.1e}")
     return Inspected(sha256, seconds)
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from voicestyle.data.workers import in_order
 from voicestyle.files import written_whole
+from voicestyle.locks import alone_with
 
 T = TypeVar("T")
 Record = dict[str, Any]  # JSON-ready
@@ -33,17 +34,19 @@ def work_through(
         progress: called with the number of inputs that are done since it was called last
 
     Raises:
-        ValueError: the journal is of other settings
+        ValueError: the journal is of other settings, or no journal
+        BlockingIOError: another process is at this work
     """
-    done = _read(journal, settings)
-    todo = [name for name in inputs if name not in done]
-    progress(len(inputs) - len(todo))
-    with journal.open("a", encoding="utf-8") as file:
-        for name, record in zip(todo, in_order(work, [inputs[name] for name in todo], num_workers), strict=True):
-            done[name] = record
-            file.write(json.dumps([name, record]) + "\n")
-            file.flush()
-            progress(1)
+    with alone_with(journal):
+        done = _read(journal, settings)
+        todo = [name for name in inputs if name not in done]
+        progress(len(inputs) - len(todo))
+        with journal.open("a", encoding="utf-8") as file:
+            for name, record in zip(todo, in_order(work, [inputs[name] for name in todo], num_workers), strict=True):
+                done[name] = record
+                file.write(json.dumps([name, record]) + "\n")
+                file.flush()
+                progress(1)
     return {name: done[name] for name in inputs}
 
 
@@ -56,7 +59,18 @@ def _read(journal: Path, settings: Record) -> dict[str, Record]:
     data = journal.read_bytes()
     end = data.rfind(b"\n") + 1
     os.truncate(journal, end)
-    held, *results = [json.loads(line) for line in data[:end].splitlines()] or [None]
+    held, *results = [_parsed(line) for line in data[:end].splitlines()] or [None]
+    if not isinstance(held, dict):
+        raise ValueError(f"{journal}: damaged, or not the record of what is done; take it away to begin anew")
     if held != settings:
         raise ValueError(f"{journal}: of work with other settings, {held}, expected {settings}; name another place")
-    return dict(results)
+    # what a damaged line said is done again
+    return {r[0]: r[1] for r in results if isinstance(r, list) and [type(part) for part in r] == [str, dict]}
+
+
+def _parsed(line: bytes) -> Any:
+    """What a line of JSON says, None where it is damaged."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None

@@ -25,9 +25,11 @@ from voicestyle.config import LogMelConfig, to_dict
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.workers import in_order
 from voicestyle.files import sha256_of, written_whole
+from voicestyle.locks import alone_with
 
 FORMAT_VERSION = 1
 INDEX = "index.json"
+AGAIN = "make the cache again with `voicestyle data prepare cache`, which keeps the sound shards"
 
 
 class LogMelShards:
@@ -100,7 +102,10 @@ class LogMelShards:
 
     def _frames(self, file: str) -> Any:
         if file not in self._open:
-            self._open[file] = safe_open(self.folder / file, "pt").get_slice("frames")
+            try:
+                self._open[file] = safe_open(self.folder / file, "pt").get_slice("frames")
+            except (OSError, SafetensorError) as error:
+                raise ValueError(f"{self.folder / file}: missing or damaged ({error}); {AGAIN}") from None
         return self._open[file]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -133,13 +138,24 @@ def cache_log_mels(
 
     Raises:
         ValueError: no item has a voice, or all are refused
-        FileNotFoundError: voices are missing
+        BlockingIOError: another process is at work in the folder
     """
-    folder = Path(folder)
+    with alone_with(folder):
+        return _cache(manifest, config, Path(folder), num_workers, shard_size, progress)
+
+
+def _cache(
+    manifest: Manifest,
+    config: LogMelConfig,
+    folder: Path,
+    num_workers: int,
+    shard_size: int,
+    progress: Callable[[int], Any],
+) -> LogMelShards:
+    """What `cache_log_mels` does while nobody else does."""
     items = [replace(item, face=None, frontal=None) for item in manifest if item.voice is not None]
     if not items:
         raise ValueError(f"{manifest.name}: no item has a voice")
-    Manifest(tuple(items), manifest.name).check_files()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
     parts = [items[first : first + shard_size] for first in range(0, len(items), shard_size)]
@@ -203,17 +219,28 @@ def whole_log_mel(path: str | Path, config: LogMelConfig) -> Tensor:
 
 def _stamp(items: Sequence[Item], config: LogMelConfig) -> str:
     """Of everything that a shard depends on."""
-    stats = [(item.key, item.voice.name, item.voice.stat()) for item in items if item.voice]
-    told = [front_end_fingerprint(config), [(key, name, stat.st_size, stat.st_mtime_ns) for key, name, stat in stats]]
+    stats = [(item.key, item.voice.name, _size_and_time(item.voice)) for item in items if item.voice]
+    told = [front_end_fingerprint(config), [(key, name, *stat) for key, name, stat in stats]]
     return sha256_of(json.dumps(told).encode())
 
 
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes and nanoseconds; (0, 0) where the file is missing."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
+
+
 def _shard_metadata(path: Path) -> dict[str, Any]:
-    """What `_write_shard` said of a shard; empty where there is none or a foreign file."""
+    """What `_write_shard` said of a shard; empty where there is none, or a damaged or foreign file."""
     try:
         with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {}).get("shard", "{}"))
-    except (FileNotFoundError, SafetensorError):
+            held = json.loads((file.metadata() or {}).get("shard", "{}"))
+            is_whole = sum(held["num_frames"]) == file.get_slice("frames").get_shape()[0]
+            return held if is_whole and len(held["keys"]) == len(held["num_frames"]) else {}
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
@@ -246,6 +273,12 @@ def _read_index(folder: Path) -> dict[str, Any]:
         index = json.loads(path.read_text(encoding="utf-8"))
         if index["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format {index['format_version']}, expected {FORMAT_VERSION}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not the index of cached log-mels ({error}); make the cache again") from None
+        expected = {"fingerprint": str, "front_end": dict, "shards": list, "refused": dict}
+        if wrong := [name for name, kind in expected.items() if not isinstance(index[name], kind)]:
+            raise ValueError(f"wrong type of {', '.join(wrong)}")
+        for shard in index["shards"]:
+            if len(shard["keys"]) != len(shard["num_frames"]) or sum(shard["num_frames"]) < 0 or not shard["file"]:
+                raise ValueError("keys and lengths do not fit")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: not the index of cached log-mels ({error}); {AGAIN}") from None
     return index

@@ -119,6 +119,12 @@ class RetrievalList:
 TrialList = MatchingList | VerificationList | RetrievalList
 
 
+def num_repeated(trial_list: TrialList) -> int:
+    """How many trials of a list that was read stand there for the second time or more; each of them counts."""
+    trials = () if isinstance(trial_list, RetrievalList) or not trial_list.read else trial_list.trials
+    return len(trials) - len(set(trials))
+
+
 def source(trial_list: TrialList) -> str:
     """The file that a list was read from; empty for one that was made with a seed."""
     return trial_list.file if trial_list.read else ""
@@ -132,7 +138,7 @@ def read_lists(path: str | Path, task: Task) -> list[TrialList]:
 
     Raises:
         FileNotFoundError: no such file or folder, or no list of the task in it
-        ValueError: a list of another layout
+        ValueError: a list of another layout, or one that contradicts itself
     """
     path = Path(path)
     files = [path] if path.is_file() else sorted(path.rglob(_PATTERNS[task]))
@@ -172,6 +178,8 @@ def _read_matching(path: Path, name: re.Match[str]) -> MatchingList:
     rows = [tuple(cell for cell in row if cell) for row in _read(path, " ")]
     if not rows or len(rows[0]) < 3 or any(len(row) != len(rows[0]) for row in rows):
         raise ValueError(f"{path}: expected lines of one length with a probe, a positive and negatives")
+    if wrong := next((row for row in rows if row[1] in row[2:]), None):
+        raise ValueError(f"{path}: {' '.join(wrong)}: the second name, who it is, is also among those who it is not")
     direction: Direction = "v2f" if name[1] == "v2f" else "f2v"
     # VoxCeleb1 keeps voices by ID and faces by name; the probe and its positive say which belong together
     own = [row[:2] if direction == "v2f" else row[1::-1] for row in rows]
@@ -188,6 +196,7 @@ def _read_verification(path: Path, name: re.Match[str]) -> VerificationList:
     if not labels <= {"0", "1"}:
         raise ValueError(f"{path}: labels {sorted(labels)}, expected 0 and 1")
     trials = tuple((voice, face, label == "1") for _, _, _, label, voice, face in rows)
+    _check_once(path, [((voice, face), same) for voice, face, same in trials])
     people = {voice: _person(voice_id) for _, voice_id, _, _, voice, _ in rows}
     people |= {face: _person(face_id) for _, _, face_id, _, _, face in rows}
     return VerificationList(path.name, "U" if name[1] == "random" else name[1], trials, people, read=True)
@@ -206,13 +215,23 @@ def _read_retrieval(path: Path, name: re.Match[str]) -> RetrievalList:
         header, *rows = _read(file, "\t") or [[]]
         if header != [_ID_COLUMN, kind] or not rows or any(len(row) != 2 for row in rows):
             raise ValueError(f"{file}: expected lines with {_ID_COLUMN} and {kind}, a tab between; got {header}")
+        _check_once(file, [(file_name, person) for person, file_name in rows])
         sides.append({file_name: person for person, file_name in rows})
     voices, faces = sides
     return RetrievalList(path.name, voices, faces, read=True)
 
 
+def _check_once(path: Path, said: Iterable[tuple[Any, Any]]) -> None:
+    """Raise where a list says two things of one trial or file."""
+    first: dict[Any, Any] = {}
+    for what, value in said:
+        if first.setdefault(what, value) != value:
+            name = " and ".join(what) if isinstance(what, tuple) else what
+            raise ValueError(f"{path}: {name}: {first[what]!r} in one line, {value!r} in another; correct the list")
+
+
 def _read(path: Path, delimiter: str) -> list[list[str]]:
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:  # some editors put a mark at the beginning
         try:
             return [row for row in csv.reader(file, delimiter=delimiter) if row]
         except (csv.Error, UnicodeDecodeError) as error:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from voicestyle.evaluate.embeddings import Embeddings
-from voicestyle.evaluate.lists import STRATA, Direction, MatchingList, source
+from voicestyle.evaluate.lists import STRATA, Direction, MatchingList, num_repeated, source
 from voicestyle.evaluate.report import Report, Scored
 from voicestyle.evaluate.trials import make_trials
 from voicestyle.metrics import bootstrap_interval, matching_correct
@@ -79,6 +79,7 @@ def score_matching(trial_list: MatchingList, voices: Embeddings, faces: Embeddin
     report = _report(
         similarities, people, seed, trial_list.direction, STRATA[trial_list.stratum],
         trials=source(trial_list), num_left_out=int((~usable).sum()), num_unlabeled=trial_list.num_unlabeled,
+        num_repeated=num_repeated(trial_list),
     )  # fmt: skip
     own = np.broadcast_to(np.arange(similarities.shape[1]) == 0, similarities.shape)
     return Scored((report,), similarities.ravel(), own.ravel())

@@ -32,6 +32,7 @@ class Report:
     trials: str = ""  # the file of the trials; empty: made with the seed
     num_left_out: int = 0  # trials or queries of an item that could not be used
     num_unlabeled: int = 0  # items that could not be in the stratum: no label, or too few people share it
+    num_repeated: int = 0  # trials that a list has once more; each counts
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values."""
@@ -45,12 +46,14 @@ class Report:
         )
         text += f", {self.num_left_out} trials left out" if self.num_left_out else ""
         text += f", {self.num_unlabeled} items left out (no label, or too few share it)" if self.num_unlabeled else ""
+        text += f", {self.num_repeated} trials repeat others of the list" if self.num_repeated else ""
         return text + (f", {self.trials}" if self.trials else "")
 
     def cells(self) -> tuple[str, ...]:
         """The values of `COLUMNS`."""
         interval = f"{self.interval[0]:.3f} to {self.interval[1]:.3f}"
         left_out = f"{self.num_left_out} trials" + (f", {self.num_unlabeled} items" if self.num_unlabeled else "")
+        left_out += f", {self.num_repeated} repeated" if self.num_repeated else ""
         return (
             self.task, self.stratum, self.metric, f"{self.score:.3f}", interval, f"{self.chance:.3f}",
             f"{self.num_trials:,}", left_out, str(self.num_identities), self.trials or f"seed {self.seed}",

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from voicestyle.evaluate.embeddings import Embeddings
-from voicestyle.evaluate.lists import STRATA, VerificationList, source
+from voicestyle.evaluate.lists import STRATA, VerificationList, num_repeated, source
 from voicestyle.evaluate.report import Report, Scored
 from voicestyle.metrics import equal_error_rate, roc_auc, roc_intervals
 
@@ -37,6 +37,7 @@ def score_verification(trial_list: VerificationList, voices: Embeddings, faces: 
     reports = score_pairs(
         similarities, labels, people, seed, STRATA[trial_list.stratum],
         trials=source(trial_list), num_left_out=int((~usable).sum()), num_unlabeled=trial_list.num_unlabeled,
+        num_repeated=num_repeated(trial_list),
     )  # fmt: skip
     return Scored(tuple(reports), similarities, labels)
 

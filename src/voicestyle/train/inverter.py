@@ -153,7 +153,7 @@ def train_inverter(
     with Run.start(out, recipe, resume) as run:
         trainer = InverterTrainer(settings, model, progress)
         if (state := run.load_state()) is not None:
-            trainer.load_state_dict(state)
+            run.restore(trainer.load_state_dict, state)
         _train(trainer, run, progress)
         inverter = trainer.best()
         config = dataclasses.replace(model.config, inverter=inverter.config)

@@ -116,10 +116,16 @@ def _key(key: str) -> str:
     return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _value(key)
 
 
+def differing(held: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """The names of the settings, as "section.key", in which two recipes differ."""
+    sides = [{name: _lookup(side, name) for name in _names(side)} for side in (held, asked)]
+    return sorted(n for n in {*sides[0], *sides[1]} if sides[0].get(n) != sides[1].get(n))
+
+
 def difference(held: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """The settings in which two recipes differ, in words."""
     sides = [{name: _lookup(side, name) for name in _names(side)} for side in (held, asked)]
-    names = sorted(n for n in {*sides[0], *sides[1]} if sides[0].get(n) != sides[1].get(n))
+    names = differing(held, asked)
     return ", ".join(f"{n}: {sides[0].get(n)!r} there, {sides[1].get(n)!r} asked" for n in names)
 
 

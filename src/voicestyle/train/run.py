@@ -7,20 +7,24 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import BaseFileLock
 
 from voicestyle.files import is_unfinished, written_whole
+from voicestyle.locks import hold, let_go
+from voicestyle.train.content import contents
 from voicestyle.train.distributed import World
-from voicestyle.train.recipe import difference, dump_recipe, load_recipe
+from voicestyle.train.recipe import difference, differing, dump_recipe, load_recipe
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+AGAIN = "restore it from a copy, or take the file away, and --resume begins at step 0"
 _BEGUN = {"state", "run.json"}  # all that a run may hold that was killed as it began
 
 
@@ -32,10 +36,11 @@ class Run:
     main one writes, and all read the state: the folder must lie where every host sees it.
     """
 
-    def __init__(self, folder: Path, recipe: dict[str, Any], world: World) -> None:
+    def __init__(self, folder: Path, recipe: dict[str, Any], world: World, lock: BaseFileLock | None = None) -> None:
         self.folder = folder
         self.recipe = recipe
         self.world = world
+        self._lock = lock
         self._writer: SummaryWriter | None = None
 
     def __enter__(self) -> Run:
@@ -46,6 +51,8 @@ class Run:
             self._writer.close()
         if error and self.world.is_main:
             self._give_back()
+        if self._lock is not None:
+            let_go(self._lock)
 
     def _give_back(self) -> None:
         """Leave an empty folder where nothing has been made yet, for the recipe that failed may be mended now."""
@@ -66,16 +73,24 @@ class Run:
             world: the processes that train together; None: this one alone
 
         Raises:
-            ValueError: the folder is not empty and `resume` is not set, or it holds a run of another recipe
+            ValueError: the folder is not empty and `resume` is not set, or it holds a run of another recipe (other
+                data, that is: that it has moved does not matter)
+            BlockingIOError: another process is at work on this run
             ImportError: the recipe asks for TensorBoard, which is not installed
         """
         folder, world = Path(folder), world or World()
         if recipe.get("tensorboard"):
             _summary_writer()
-        if world.is_main:
-            cls._claim(folder, recipe, resume, world)
-        world.barrier()
-        return cls(folder, recipe, world)
+        lock = hold(folder) if world.is_main else None
+        try:
+            if world.is_main:
+                cls._claim(folder, recipe, resume, world)
+            world.barrier()
+        except BaseException:
+            if lock is not None:
+                let_go(lock)
+            raise
+        return cls(folder, recipe, world, lock)
 
     @staticmethod
     def _claim(folder: Path, recipe: dict[str, Any], resume: bool, world: World) -> None:
@@ -86,7 +101,8 @@ class Run:
             if not resume:
                 raise ValueError(f"{folder}: not empty; choose another folder, or continue its run with --resume")
             if old.is_file():
-                if (its := load_recipe(old)) != recipe:
+                its = load_recipe(old)
+                if not _is_same(folder, its, recipe):
                     raise ValueError(f"{folder}: its run has another recipe ({difference(its, recipe)}); use its own")
                 return
             raise ValueError(f"{folder}: not empty and holds no run (no recipe.toml); choose another folder")
@@ -122,10 +138,10 @@ class Run:
         """The last saved state on the CPU, or None for a fresh run; log lines of later steps are cut off.
 
         Raises:
-            ValueError: this process does not see the state that the main one sees
+            ValueError: the state is damaged, or this process does not see the one that the main process sees
         """
         path = self.folder / "state" / "last.pt"
-        state = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+        state = _read_state(path) if path.is_file() else None
         step = state["step"] if state else -1
         if (main := int(self.world.agree(step))) != step:
             raise ValueError(
@@ -136,15 +152,59 @@ class Run:
             self._cut_log(step)
         return state
 
+    def restore(self, load: Callable[[dict[str, Any]], None], state: dict[str, Any]) -> None:
+        """Let a trainer load a state; what is wrong with it is said with the name of the file."""
+        try:
+            load(state)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            path = self.folder / "state" / "last.pt"
+            raise ValueError(f"{path}: not a state of this training ({reason}); {AGAIN}") from error
+
     def _cut_log(self, last_step: int) -> None:
         path = self.folder / "log.jsonl"
         if not path.is_file():
             return
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = path.read_bytes().splitlines(keepends=True)
         # a killed process may have left half a line at the end
-        whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= last_step]
-        if whole != lines:
-            _write(path, "".join(whole).encode())
+        whole = [n for n, line in enumerate(lines) if line.endswith(b"\n") and _step(path, n, line) <= last_step]
+        if len(whole) < len(lines):
+            _write(path, b"".join(lines[n] for n in whole))
+
+
+def _is_same(folder: Path, held: dict[str, Any], asked: dict[str, Any]) -> bool:
+    """Whether two recipes say the same: settings, or places with the content that the run began with."""
+    names = differing(held, asked)
+    if not names:
+        return True
+    try:
+        began_with = json.loads((folder / "run.json").read_text(encoding="utf-8")).get("contents", {})
+    except (OSError, ValueError, AttributeError):
+        return False
+    there = contents(asked)
+    return all(name in there and there[name] == began_with.get(name) for name in names)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling raises nearly anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: damaged ({reason}); {AGAIN}") from None
+    if not isinstance(state, dict) or type(state.get("step")) is not int:
+        raise ValueError(f"{path}: not the state of a run, a count of steps is missing; {AGAIN}")
+    return state
+
+
+def _step(path: Path, number: int, line: bytes) -> int:
+    """The step of a line of the log."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ValueError(
+            f"{path}: line {number + 1} is damaged: {line[:60]!r}; take this line out, which nothing is read from, or "
+            "restore the file"
+        ) from None
 
 
 def rng_state(generators: Mapping[str, torch.Generator]) -> dict[str, torch.Tensor]:
@@ -192,6 +252,7 @@ def _provenance(recipe: Mapping[str, Any], world: World) -> dict[str, Any]:
         "versions": versions,
         "seed": recipe.get("seed"),
         "num_processes": world.world_size,
+        "contents": contents(recipe),
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type,
         **_git_state(),
     }

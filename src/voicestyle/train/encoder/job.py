@@ -62,7 +62,7 @@ def train_encoder(
         used = data.take(~held) if held.any() else data
         trainer = job.trainer(used)
         if (state := run.load_state()) is not None:
-            trainer.load_state_dict(state)
+            run.restore(trainer.load_state_dict, state)
         _train(trainer, used, watched, run, job.progress)
         encoder = trainer.averaged()
         if settings.encoder.num_chances:

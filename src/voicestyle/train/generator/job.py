@@ -57,7 +57,7 @@ def train_generator(
         state = run.load_state()
         trainer = _make_trainer(settings, files, world, is_new=state is None)
         if state is not None:
-            trainer.load_state_dict(state)
+            run.restore(trainer.load_state_dict, state)
         _train(trainer, run, progress and world.is_main)
         generator = trainer.average
         generator.w_avg[:], generator.w_std[...] = w_statistics(generator, seed=settings.seed)
@@ -81,9 +81,9 @@ def _train(trainer: GeneratorTrainer, run: Run, progress: bool) -> None:
                 bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
                 run.log(trainer.step, **losses)
             if trainer.step % settings.save_every == 0 or trainer.step == trainer.total:
-                run.save_state(trainer.state_dict())
-                if trainer.world.is_main:
+                if trainer.world.is_main:  # before the state, which a resumed run goes on from: no picture is left out
                     save_png(sample_grid(trainer), run.folder / f"samples_{trainer.step:06d}.png")
+                run.save_state(trainer.state_dict())
 
 
 def _make_trainer(settings: Settings, files: list[PictureFile], world: World, is_new: bool) -> GeneratorTrainer:
