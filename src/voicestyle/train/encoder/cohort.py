@@ -14,7 +14,9 @@ from voicestyle.train.encoder.settings import StartConfig
 
 
 @torch.no_grad()
-def cohort_start(encoder: VoiceFaceEncoder, voice: Tensor, face: Tensor, config: StartConfig) -> None:
+def cohort_start(
+    encoder: VoiceFaceEncoder, voice: Tensor, face: Tensor, config: StartConfig, weight: Tensor | None = None
+) -> None:
     """Set the bridges of an encoder to the regularized canonical correlation analysis (CCA) of pairs of features.
 
     Features of one kind (a block: those of one network, an age, ...) are centered and divided by the root of their
@@ -25,13 +27,17 @@ def cohort_start(encoder: VoiceFaceEncoder, voice: Tensor, face: Tensor, config:
         voice: (N, F) features of the voices
         face: (N, P, F') of P pictures each
         config: scales, ridges and power
+        weight: (N,) how much each pair counts; None: all the same
     """
     voices, faces = voice.double(), face.double()
-    x, scale_x, mean_x = _standardized(voices, _blocks(encoder, "voice"), config.voice_scales)
-    y, scale_y, mean_y = _standardized(faces, _blocks(encoder, "face"), config.face_scales)
-    pictures = y.flatten(0, 1)
-    whiten_x, whiten_y = _inverse_root(x, config.ridge), _inverse_root(pictures, config.face_ridge)
-    u, correlation, vh = torch.linalg.svd(whiten_x @ (x.T @ y.mean(1) / len(x)) @ whiten_y, full_matrices=False)
+    w = torch.ones(len(voice)).to(voices) if weight is None else weight.to(voices)
+    w = w / w.sum()  # of a pair
+    w_pictures = (w / face.shape[1]).repeat_interleave(face.shape[1])
+    x, scale_x, mean_x = _standardized(voices, w, _blocks(encoder, "voice"), config.voice_scales)
+    y, scale_y, mean_y = _standardized(faces.flatten(0, 1), w_pictures, _blocks(encoder, "face"), config.face_scales)
+    whiten_x, whiten_y = _inverse_root(x, w, config.ridge), _inverse_root(y, w_pictures, config.face_ridge)
+    mean_face = y.unflatten(0, faces.shape[:2]).mean(1)
+    u, correlation, vh = torch.linalg.svd(whiten_x @ ((w * x.T) @ mean_face) @ whiten_y, full_matrices=False)
     dim = encoder.voice_bridge.linear.out_features
     u, v = _signed(u[:, :dim], vh[:dim].T)
     maps = []
@@ -42,15 +48,14 @@ def cohort_start(encoder: VoiceFaceEncoder, voice: Tensor, face: Tensor, config:
         bridge.linear.weight.copy_(weight)
         bridge.linear.bias.copy_(-weight @ mean)
         maps.append(weight)
-    set_cohort(encoder.voice_bridge, (faces - mean_y).flatten(0, 1) @ maps[1].T)
-    set_cohort(encoder.face_bridge, (voices - mean_x) @ maps[0].T)
+    _set_cohort(encoder.voice_bridge, (faces.flatten(0, 1) - mean_y) @ maps[1].T, w_pictures)
+    _set_cohort(encoder.face_bridge, (voices - mean_x) @ maps[0].T, w)
 
 
-def set_cohort(bridge: CohortBridge, others: Tensor) -> None:
+def _set_cohort(bridge: CohortBridge, others: Tensor, w: Tensor) -> None:
     """Normalize a side by the people of the other one, given as the linear maps (N, D) of their features."""
     others = F.normalize(others, dim=1)
-    moments = others.T @ others / len(others)
-    bridge.cohort.copy_(moments + RIDGE * torch.eye(len(moments), dtype=moments.dtype))
+    bridge.cohort.copy_((w * others.T) @ others + RIDGE * torch.eye(others.shape[1]).to(others))
 
 
 @torch.no_grad()
@@ -69,22 +74,24 @@ def _blocks(encoder: VoiceFaceEncoder, side: str) -> Sequence[int]:
     return getattr(getattr(encoder, f"{side}_backbone"), "blocks", (bridge.linear.in_features,))
 
 
-def _standardized(x: Tensor, blocks: Sequence[int], scales: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
-    """Features (N, ..., F) as the analysis sees them, the scale (F,) and the mean (F,) that made them so."""
+def _standardized(
+    x: Tensor, w: Tensor, blocks: Sequence[int], scales: Sequence[float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features (N, F) as the analysis sees them, the scale (F,) and the mean (F,) that made them so."""
     if len(scales) != len(blocks):
         raise ValueError(
             f"recipe: start: {len(scales)} scales, expected {len(blocks)}: one for each of the features {list(blocks)}"
         )
-    rows = x.flatten(0, -2)
-    mean, variance = rows.mean(0), rows.var(0, correction=0)
+    mean = w @ x
+    variance = w @ (x - mean).square()
     per_block = zip(scales, variance.split(list(blocks)), strict=True)
     scale = torch.cat([factor / part.sum().sqrt().expand(len(part)) for factor, part in per_block])
     return (x - mean) * scale, scale, mean
 
 
-def _inverse_root(x: Tensor, ridge: float) -> Tensor:
-    """(C + ridge trace(C))^-1/2 of the covariance C of rows (N, F)."""
-    values, vectors = torch.linalg.eigh(x.T @ x / len(x))
+def _inverse_root(x: Tensor, w: Tensor, ridge: float) -> Tensor:
+    """(C + ridge trace(C))^-1/2 of the covariance C of centered rows (N, F)."""
+    values, vectors = torch.linalg.eigh((w * x.T) @ x)
     return vectors / (values.clamp_min(0) + ridge * values.sum()).sqrt() @ vectors.T
 
 

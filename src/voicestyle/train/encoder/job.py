@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -215,7 +216,15 @@ class _Job:
         features = None
         if self.settings.start.ridge:
             features = data if self.settings.are_features else self.load_views(data.items, are_features=True)
-        return Trainer(self.settings, self.encoder(), data.identities, features, self._supervision(), self.world)
+        weight = None if features is None else self._weights(features.items)
+        return Trainer(
+            self.settings, self.encoder(), data.identities, features, weight, self._supervision(), self.world
+        )
+
+    def _weights(self, items: Sequence[Item]) -> Tensor:
+        """(N,) how much each item counts in a closed form."""
+        more = {item.key for path in self.recipe.get("more_manifests", []) for item in Manifest.read(path)}
+        return torch.tensor([self.settings.start.more_weight if item.key in more else 1.0 for item in items])
 
     def score(self, encoder: VoiceFaceEncoder, data: Views | Items, picture: int = 0) -> dict[str, float]:
         """Verification AUC by stratum."""

@@ -50,6 +50,7 @@ class StartConfig:
     face_ridge: float = 0.0  # cohort bridges: of the faces, in units of their total variance
     voice_scales: tuple[float, ...] = (1.0,)  # cohort bridges: of the features of each kind; see `blocks` of a backbone
     face_scales: tuple[float, ...] = (1.0,)
+    more_weight: float = 1.0  # cohort bridges: how much a pair of `more_manifests` counts
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class Trainer:
         encoder: as `start.start_encoder` makes it; its towers are trained in place
         identities: (N,) of the items that batches speak of
         features: from which the closed-form start is computed, where there is one
+        weight: (N,) of the items in that start; None: all the same
         supervision: unpaired material with its heads
         world: the processes that train together
     """
@@ -45,6 +46,7 @@ class Trainer:
         encoder: VoiceFaceEncoder,
         identities: Tensor,
         features: Views | None = None,
+        weight: Tensor | None = None,
         supervision: Supervision | None = None,
         world: World | None = None,
     ) -> None:
@@ -53,7 +55,7 @@ class Trainer:
         if settings.start.ridge and features is not None:
             voice = average_windows(features.voice.float(), are_features=True)
             if settings.encoder.bridge == "cohort":
-                cohort_start(encoder, voice, features.face.float(), settings.start)
+                cohort_start(encoder, voice, features.face.float(), settings.start, weight)
             else:
                 bridges = encoder.voice_bridge, encoder.face_bridge
                 canonical_start(*bridges, voice, features.face.float(), settings.start.ridge, settings.start.power)
