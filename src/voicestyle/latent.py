@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -112,7 +112,7 @@ def optimize_latent(
     rng = torch.Generator().manual_seed(seed)
     w = w_init.detach().float().clone().requires_grad_(True)
     noise = _initial_noise(generator, w, rng, samples) if optimize_noise else None
-    optimizer = torch.optim.Adam([w, *(noise or [])], lr=lr)
+    optimizer = _Adam([w, *(noise or [])])
     run = _Run(generator, w, noise, rng, dtype, samples)
     best = _Best(w, noise, patience)
     judge = score or objective
@@ -122,7 +122,6 @@ def optimize_latent(
     for step in range(num_steps):
         t = step / num_steps
         rate = latent_noise * noise_ramp(t)
-        optimizer.param_groups[0]["lr"] = lr * lr_ramp(t)
         image = run.render(rate)
         loss = run.loss(objective, image)
         history.append({"step": step, "lr": lr * lr_ramp(t), "loss": loss.tolist()})
@@ -133,7 +132,7 @@ def optimize_latent(
                 best.update(loss if score is None else run.loss(score, image.detach()))
             if best.all_stale:
                 break
-        run.descend(optimizer, loss, noise_weight)
+        run.descend(optimizer, lr * lr_ramp(t), loss, noise_weight)
     with torch.no_grad():
         final = run.loss(judge, run.render())
         best.update(final, force=keep == "last")
@@ -191,14 +190,12 @@ class _Run:
             )
         return loss
 
-    def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor, noise_weight: float) -> None:
+    def descend(self, optimizer: _Adam, lr: float, loss: Tensor, noise_weight: float) -> None:
         """One step of the optimizer; noise maps stay normalized."""
         total = loss.sum()
         if self.noise is not None:
             total = total + noise_weight * noise_regularizer(self._judged_maps()).sum()
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        optimizer.step()
+        optimizer.step(torch.autograd.grad(total, optimizer.variables), lr)
         for mine, normal in zip(self.noise or [], normalize_noise(self._judged_maps()), strict=True):
             mine.data.copy_(normal.detach().reshape(mine.shape))
 
@@ -206,6 +203,30 @@ class _Run:
         """The noise maps as they are regularized: each sample's, or those of the batch as channels of one sample."""
         maps = self.noise or []
         return [m.transpose(0, 1) for m in maps] if self.samples == "coupled" else maps
+
+
+class _Adam:
+    """Adam (Kingma and Ba, ICLR 2015) as `torch.optim.Adam` computes it, which loads torch's compiler at its first use.
+
+    That takes as long as loading torch itself, and more than all the steps on a small latent.
+    """
+
+    BETAS, EPSILON = (0.9, 0.999), 1e-8  # those of the paper
+
+    def __init__(self, variables: list[Tensor]) -> None:
+        self.variables = variables
+        self.moments = [(torch.zeros_like(x), torch.zeros_like(x)) for x in variables]
+        self.num_steps = 0
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor], lr: float) -> None:
+        """Move the variables against their gradients."""
+        self.num_steps += 1
+        first, second = (1 - beta**self.num_steps for beta in self.BETAS)
+        for x, gradient, (mean, square) in zip(self.variables, gradients, self.moments, strict=True):
+            mean.lerp_(gradient, 1 - self.BETAS[0])
+            square.mul_(self.BETAS[1]).addcmul_(gradient, gradient, value=1 - self.BETAS[1])
+            x.addcdiv_(mean, (square.sqrt() / math.sqrt(second)).add_(self.EPSILON), value=-lr / first)
 
 
 class _Best:
