@@ -1,6 +1,7 @@
 """Speed of a guided step and of a projection step against the reference formulation, alternating in one run.
 
-    python benchmarks/guided_step.py [--rounds 3] [--threads 1] [--dtype bfloat16] [--channels-last] [--task guided]
+    python benchmarks/guided_step.py [--rounds 3] [--threads 1] [--dtype bfloat16] [--channels-last]
+        [--task guided] [--plain-malloc]
 
 Official sizes (a 256-px generator, two ResNet-34), random weights. The reference formulation: weights of each sample in
 grouped convolutions, all weights requiring gradients, both networks of a pair evaluated at every step, NCHW float32.
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from reference_generator import ReferenceSynthesis
 from torch import Tensor, nn
 
+from voicestyle.cli.memory import keep_memory
 from voicestyle.config import EncoderConfig, GeneratorConfig, GuidanceConfig
 from voicestyle.guidance import VoiceObjective
 from voicestyle.inversion import ReconstructionObjective
@@ -32,7 +34,7 @@ Step = Callable[[], tuple[Tensor, Tensor]]  # -> picture, gradient of w
 
 
 class Latent:
-    """One latent under way: renders, scores, and descends."""
+    """One latent under way: renders, scores, and finds the gradient."""
 
     def __init__(
         self, w: Tensor, synthesis: Callable[[Tensor], Tensor], loss: Callable[[Tensor, Tensor], Tensor],
@@ -40,18 +42,16 @@ class Latent:
     ) -> None:  # fmt: skip
         self.w = w.clone().requires_grad_(True)
         self.synthesis, self.loss, self.weights = synthesis, loss, weights
-        self.optimizer = torch.optim.Adam([self.w], lr=0.0)  # every step sees the same latent
         self.autocast = torch.autocast(w.device.type, dtype, enabled=dtype != torch.float32)
 
     def __call__(self) -> tuple[Tensor, Tensor]:
         with self.autocast:
             image = self.synthesis(self.w).float()
             loss = self.loss(image, self.w).float()
-        self.optimizer.zero_grad()
+        self.w.grad = None  # every step sees the same latent: Adam on one vector costs nothing beside the networks
         for module in self.weights:
             module.zero_grad()
         loss.sum().backward()
-        self.optimizer.step()
         return image.detach(), self.w.grad.clone()
 
 
@@ -157,9 +157,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="pictures of a projection step")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--channels-last", action="store_true", help="memory format of ours")
+    parser.add_argument("--plain-malloc", action="store_true", help="give memory back, as a library call does")
     parser.add_argument("--tiny", action="store_true", help="toy networks: a check of this script")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if not args.plain_malloc:
+        keep_memory()
     clock = time.process_time if args.threads == 1 and args.device == "cpu" else time.perf_counter
     nets = Networks(args.tiny, args.device, torch.channels_last if args.channels_last else torch.contiguous_format)
     for task in args.task or ["guided", "projection"]:

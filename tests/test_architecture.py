@@ -120,6 +120,20 @@ print(sorted(new & extras), any(name.startswith("voicestyle.train") for name in 
     assert python(code) == "[] False"
 
 
+def test_a_descent_loads_no_compiler() -> None:
+    """torch._dynamo takes as long to load as torch itself, and torch.optim loads it at its first use."""
+    code = """
+import sys, torch
+from voicestyle.config import GeneratorConfig
+from voicestyle.latent import optimize_latent
+from voicestyle.nn.stylegan2 import Generator
+generator = Generator(GeneratorConfig.tiny()).requires_grad_(False)
+optimize_latent(generator, generator.w_avg[None], lambda image, w: image.square().mean((1, 2, 3)), num_steps=2, lr=0.1)
+print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])
+"""
+    assert python(code) == "[]"
+
+
 def test_every_public_name_exists() -> None:
     code = "import voicestyle; print(all(getattr(voicestyle, n) is not None for n in voicestyle.__all__))"
     assert python(code) == "True"

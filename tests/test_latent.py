@@ -125,6 +125,19 @@ def test_a_sample_s_result_does_not_depend_on_its_batch(
         assert torch.allclose(alone.loss[0], together.loss[i], rtol=1e-3)
 
 
+def test_the_descent_is_torch_s_adam(generator: Generator, target: Tensor) -> None:
+    objective = distance_to(target)
+    found = optimize_latent(generator, start(generator), objective, num_steps=6, lr=0.05, latent_noise=0, keep="last")
+    w = start(generator).clone().requires_grad_(True)
+    adam = torch.optim.Adam([w])
+    for step in range(6):
+        adam.param_groups[0]["lr"] = 0.05 * lr_ramp(step / 6)
+        adam.zero_grad()
+        objective(generator.synthesis(w), w).sum().backward()
+        adam.step()
+    assert torch.allclose(found.w, w, rtol=0, atol=1e-5)
+
+
 def test_the_same_seed_repeats_and_another_does_not(generator: Generator, target: Tensor) -> None:
     runs = [
         optimize_latent(generator, start(generator), distance_to(target), num_steps=10, lr=0.05, seed=s)

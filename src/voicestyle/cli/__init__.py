@@ -13,6 +13,7 @@ from voicestyle.cli.data import data
 from voicestyle.cli.evaluate import evaluate
 from voicestyle.cli.evaluate_pictures import inversion, pictures
 from voicestyle.cli.generate import embed, generate, invert, retrieve, sample
+from voicestyle.cli.memory import keep_memory
 from voicestyle.cli.models import models
 from voicestyle.cli.plot import plot
 from voicestyle.cli.prototypes import prototypes
@@ -58,6 +59,7 @@ def main() -> None:
     """
     # Intel's MKL picks other code paths from run to run otherwise; read when torch is first loaded, which is later
     os.environ.setdefault("MKL_CBWR", "AUTO")
+    keep_memory()
 
 
 for command in COMMANDS:

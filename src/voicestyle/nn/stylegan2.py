@@ -25,6 +25,7 @@ from voicestyle.nn.ops import (
     blur_kernel,
     upsample2,
 )
+from voicestyle.nn.winograd import conv3x3
 
 NoiseMode = Literal["const", "none", "random"]
 
@@ -73,7 +74,7 @@ class ModulatedConv2d(nn.Module):
         x = x * style.to(x.dtype)[:, :, None, None]
         if self.upsample:
             return blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), self.kernel, padding=1, gain=4)
-        return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        return conv3x3(x, weight) if weight.shape[-1] == 3 else F.conv2d(x, weight)
 
     def demodulation(self, style: Tensor) -> Tensor:
         """One over the norm of the scaled weights, one a sample and output channel: (N,C') (StyleGAN2, equation 3)."""
