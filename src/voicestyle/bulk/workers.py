@@ -104,4 +104,3 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def is_lost(error: BaseException) -> bool:
     """Whether an error says that a worker was killed, and nothing of the item itself."""
     return type(error).__name__ in ("BrokenProcessPool", "KilledWorker", "CancelledError", "FutureCancelledError")
-
