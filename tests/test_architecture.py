@@ -20,7 +20,7 @@ FLOORS = [
     ["nn"],
     ["latent", "losses", "clustering", "metrics", "sampling"],
     ["inversion", "guidance", "prototypes", "generation", "checkpoint", "data", "download"],
-    ["pipeline", "show", "live", "replay", "plots", "train", "build", "evaluate", "convert", "cmpc2"],
+    ["pipeline", "show", "bulk", "live", "replay", "plots", "train", "build", "evaluate", "convert", "cmpc2"],
     ["cli", "web", "__main__"],
 ]
 SIBLINGS = {  # who may import on its own floor, and from whom
@@ -34,6 +34,7 @@ SIBLINGS = {  # who may import on its own floor, and from whom
     "checkpoint": {"prototypes"},
     "generation": {"prototypes"},
     "pipeline": {"convert"},
+    "bulk": {"bulk", "pipeline", "train"},
     "show": {"pipeline"},
     "train": {"train", "build", "convert"},
     "build": {"build", "convert", "train"},

@@ -29,6 +29,12 @@ class LatentResult:
     history: list[dict[str, Any]] = field(repr=False)  # one a step: step, lr, loss (a float for each sample)
     noise: list[Tensor] | None = field(default=None, repr=False)  # one map (N,1,r,r) a layer; None: the generator's own
 
+    def sample(self, i: int) -> LatentResult:
+        """What was found for sample i alone."""
+        history = [{name: v[i : i + 1] if isinstance(v, list) else v for name, v in e.items()} for e in self.history]
+        noise = None if self.noise is None else [m[i : i + 1] for m in self.noise]
+        return LatentResult(self.w[i : i + 1], self.loss[i : i + 1], history, noise)
+
 
 @torch.no_grad()
 def w_statistics(generator: nn.Module, num_samples: int = 10_000, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -103,9 +103,36 @@ class VoiceStyle:
         """Faces that fit a voice whose embedding is known: what `generate` does after its first step."""
         settings = settings or self.config.guidance
         voice_emb = voice_emb.to(self.device)
-        nearest = self.nearest_prototypes(voice_emb, settings.k, settings.num_members, settings.member_order)
+        nearest = self._nearest(voice_emb, settings)
         w_init = self.initial_latents(voice_emb, nearest, num_faces, seed, settings)
         result, path = self.guide(voice_emb, w_init, settings, seed, callback)
+        return self._made(voice_emb, nearest, w_init, result, path, seed, settings)
+
+    def generate_together(
+        self,
+        voice_emb: Tensor,  # (N,D) unit norm
+        settings: GuidanceConfig | None = None,
+        seed: int = 0,
+        callback: Callback | None = None,
+    ) -> list[Generation]:
+        """The face of each of several voices, guided together: those that `generate_from` finds one by one."""
+        settings = settings or self.config.guidance
+        voices = voice_emb.to(self.device).split(1)
+        nearest = [self._nearest(voice, settings) for voice in voices]
+        starts = [self.initial_latents(voice, n, 1, seed, settings) for voice, n in zip(voices, nearest, strict=True)]
+        result, path = self.guide(torch.cat(voices), torch.cat(starts), settings, seed, callback)
+        return [
+            self._made(voice, nearest[i], starts[i], result.sample(i), path[:, i : i + 1], seed, settings)
+            for i, voice in enumerate(voices)
+        ]
+
+    def _nearest(self, voice_emb: Tensor, settings: GuidanceConfig) -> Nearest:
+        return self.nearest_prototypes(voice_emb, settings.k, settings.num_members, settings.member_order)
+
+    def _made(
+        self, voice_emb: Tensor, nearest: Nearest, w_init: Tensor, result: LatentResult, path: Tensor, seed: int,
+        settings: GuidanceConfig,
+    ) -> Generation:  # fmt: skip
         image = self.synthesize(result.w, result.noise)
         similarity = self.similarity(voice_emb, self.encode_face(image))[0]
         return Generation(

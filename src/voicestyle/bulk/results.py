@@ -34,9 +34,13 @@ class Results:
         self.lock = (self.folder / LOCK).open("w")
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._begin(settings)
         except BlockingIOError:
+            self.lock.close()
             raise ValueError(f"{self.folder}: another process is writing to this folder; wait for it") from None
-        self._begin(settings)
+        except ValueError:
+            self.lock.close()
+            raise
         self.shards = sorted(self.folder.glob("part-*.parquet"))
         self.keys = {key for shard in self.shards for key in _read_keys(shard)}
         self.rows = [row for row in self._journal() if row["key"] not in self.keys]

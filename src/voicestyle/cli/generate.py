@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voicestyle.cli import results
+from voicestyle.cli.bulk import is_bulk, option_bulk, run_bulk
 from voicestyle.cli.options import load, option_align, option_json, option_model, option_out, option_seed, option_vad
 from voicestyle.config import GuidanceConfig
 
@@ -49,13 +50,17 @@ def load_perceptual(vs: VoiceStyle, choice: str | None) -> Perceptual | None:
 @click.option("--truncation-psi", type=FACTOR, help="Of the starts; 0: the mean face.  [default: the model's]")
 @click.option("--reference", is_flag=True, help="The settings of the authors' code, to compare with its results.")
 @option_vad
+@option_bulk
 @option_json
 @option_model
 def generate(voices: tuple[str, ...], out: Path, sheet: bool, as_json: bool, **options: Any) -> None:
     """Example: voicestyle generate clip.wav -o face.png --sheet
 
-    Faces that fit a voice. They are plausible, and identify nobody.
+    Faces that fit a voice. They are plausible, and identify nobody. VOICE may be a folder, a manifest or a .tar, too.
     """
+    jobs, cluster = options.pop("jobs"), options.pop("cluster")
+    if is_bulk(voices, jobs, cluster):
+        return _generate_many(voices, out, jobs, cluster, sheet, as_json, options)
     targets = results.picture_targets(voices, out)
     vs = load(options)
     click.echo(vs.metadata()["AI-generated"], err=True)
@@ -72,6 +77,21 @@ def generate(voices: tuple[str, ...], out: Path, sheet: bool, as_json: bool, **o
         return zip(record["faces"], record["similarity"], *percentiles, strict=True)
 
     results.each(zip(voices, targets, strict=True), work, as_json, rows)
+
+
+def _generate_many(
+    voices: tuple[str, ...], out: Path, jobs: int | None, cluster: str | None, sheet: bool, as_json: bool,
+    options: dict[str, Any],
+) -> None:  # fmt: skip
+    moving, num_faces = options.pop("morph"), options.pop("num_faces")
+    if sheet or moving or num_faces > 1:
+        raise click.UsageError("--sheet, --morph and --num-faces: not for many inputs at once")
+    model = {name: options[name] for name in ("model", "device", "dtype")}
+    vs = load(options)
+    click.echo(vs.metadata()["AI-generated"], err=True)
+    guidance = dataclasses.asdict(_guidance(vs, options))
+    asked = {"guidance": guidance, "seed": options["seed"], "vad": options["vad"]}
+    run_bulk(vs, "generate", "voice", voices, out, jobs, cluster, asked, as_json, model)
 
 
 def _guidance(vs: VoiceStyle, options: dict[str, Any]) -> GuidanceConfig:
@@ -107,12 +127,18 @@ def sample(out: Path, num: int, truncation_psi: float, seed: int, as_json: bool,
 @option_out("A .npy (rows), .npz (files, embeddings) or .json file.  [default: JSON lines on stdout]", required=False)
 @option_align
 @option_vad
+@option_bulk
 @option_model
 def embed(kind: str, files: tuple[str, ...], out: Path | None, align: bool, vad: bool | None, **options: Any) -> None:
     """Example: voicestyle embed voice a.wav b.wav -o voices.npz
 
-    The unit embeddings of voices or faces.
+    The unit embeddings of voices or faces. FILE may be a folder, a manifest or a .tar, too.
     """
+    jobs, cluster = options.pop("jobs"), options.pop("cluster")
+    if is_bulk(files, jobs, cluster):
+        model = dict(options)
+        asked = {"vad": vad} if kind == "voice" else {"align": align}
+        return run_bulk(load(options), "embed", kind, files, out, jobs, cluster, asked, False, model)
     save = results.embedding_writer(out)
     vs = load(options)
 
@@ -184,6 +210,7 @@ def _known(row: dict[str, Any]) -> list[Any]:
 @option_perceptual
 @option_seed
 @option_align
+@option_bulk
 @option_json
 @option_model
 def invert(
@@ -199,13 +226,19 @@ def invert(
 
     Pictures projected into the latent space of the generator, and rendered from there.
     """
-    targets = results.picture_targets(images, out)
+    jobs, cluster = options.pop("jobs"), options.pop("cluster")
+    model = {name: options[name] for name in ("model", "device", "dtype")}
+    many = is_bulk(images, jobs, cluster)
+    targets = [] if many else results.picture_targets(images, out)
     vs = load(options)
     options["region"] = options["region"] or vs.default_region(align)
     options["start"] = start = options["start"] or vs.default_start(options["region"])
     options["perceptual"] = "pixel" if load_perceptual(vs, perceptual) is None else "lpips"
     if options["steps"] is None:
         options["steps"] = STEPS[start]
+    if many:
+        asked = {"align": align, **options}
+        return run_bulk(vs, "invert", "face", images, out, jobs, cluster, asked, as_json, model)
 
     def work(image: str, target: Path) -> dict[str, Any]:
         given = vs.aligned(image, align)

@@ -38,15 +38,18 @@ def in_order(work: Callable[[T], R], inputs: Sequence[T], num_workers: int) -> I
     if num_workers <= 1 or len(inputs) <= 1:
         yield from map(work, inputs)
         return
-    # a process that is forked after torch has started threads may hang
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_workers, len(inputs)), spawn, initializer=_use_one_thread) as pool:
+    with spawned_pool(min(num_workers, len(inputs))) as pool:
         try:
             yield from pool.map(work, inputs, chunksize=_CHUNK)
         except BrokenProcessPool as error:
             raise ChildProcessError(
                 "a worker process was killed, perhaps for want of memory; run the command again, with fewer workers"
             ) from error
+
+
+def spawned_pool(num: int) -> ProcessPoolExecutor:
+    """`num` processes of one thread each. A process that is forked after torch has started threads may hang."""
+    return ProcessPoolExecutor(num, multiprocessing.get_context("spawn"), initializer=_use_one_thread)
 
 
 def _use_one_thread() -> None:
