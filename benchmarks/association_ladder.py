@@ -26,7 +26,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from voicestyle.train.encoder.job import cross_validate, score_split, train_encoder
-from voicestyle.train.recipe import load_recipe
+from voicestyle.train.encoder.settings import EncoderRecipe
+from voicestyle.train.recipe import load_recipe, read_recipe
 from voicestyle.train.run import write_json
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -85,9 +86,9 @@ def measure(rung: Rung, seed: int, args: argparse.Namespace, folder: Path) -> di
     path = folder / "scores.json"
     if path.is_file():
         return json.loads(path.read_text())
-    known = load_recipe(RECIPES / rung.recipe)
+    known = read_recipe(RECIPES / rung.recipe)
     places = [place for place in args.overrides if wants(known, place.partition("=")[0])]
-    recipe = load_recipe(RECIPES / rung.recipe, [*rung.overrides, *places, f"seed={seed}"])
+    recipe = load_recipe(RECIPES / rung.recipe, EncoderRecipe, [*rung.overrides, *places, f"seed={seed}"])
     start = time.perf_counter()
     scores: dict[str, float] = {}
     if args.folds:

@@ -32,7 +32,7 @@ from voicestyle.data.pictures import canonical_picture
 from voicestyle.evaluate.generation import Faces, scores
 from voicestyle.evaluate.judge import Judge
 from voicestyle.prototypes import PrototypeBank
-from voicestyle.train.encoder.settings import read_settings
+from voicestyle.train.encoder.settings import EncoderRecipe, read_settings
 from voicestyle.train.encoder.start import start_encoder
 from voicestyle.train.encoder.trainer import Trainer
 from voicestyle.train.encoder.validation import deal_identities, embed
@@ -75,7 +75,7 @@ def left_out(
     if len(member) != len(vs.bank.latents):
         raise ValueError(f"{len(member)} frontal pictures, but the bank has {len(vs.bank.latents)} members")
     usable = usable_items(Manifest(tuple(items), "train"))
-    views = load_views(usable, start_encoder(settings, recipe), settings.views, recipe["cache"], are_features=True)
+    views = load_views(usable, start_encoder(settings), settings.views, recipe["cache"], are_features=True)
     rows = torch.tensor([i for i, item in enumerate(views.items) if item.key in member])
     views = views.take(rows)
     w = vs.bank.latents[[member[item.key] for item in views.items]]
@@ -83,7 +83,7 @@ def left_out(
     voices, latents = [], {numbers: [] for numbers in choices()}
     for fold in tqdm(range(num_folds), desc="folds"):
         known, out = (fold_of != fold).nonzero()[:, 0], (fold_of == fold).nonzero()[:, 0]
-        towers = Trainer(settings, start_encoder(settings, recipe), views.identities, views.take(known)).towers.eval()
+        towers = Trainer(settings, start_encoder(settings), views.identities, views.take(known)).towers.eval()
         out = out[torch.randperm(len(out), generator=torch.Generator().manual_seed(seed))[:num_voices]]
         voice_emb, face_emb = embed_parts(towers, views, out, known)
         voices += [views.items[row] for row in out.tolist()]
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     arguments = parser.parse_args()
     vs, judge = voicestyle.load(arguments.model, arguments.device), Judge()
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    recipe = load_recipe(arguments.recipe, EncoderRecipe, arguments.overrides)
     items, latents = left_out(recipe, vs, arguments.folds, arguments.num_voices, arguments.seed)
     people, genders = [item.identity for item in items], [item.gender or "" for item in items]
     looks = [seen(vs, canonical_picture(item), judge) for item in tqdm(items, desc="pictures")]

@@ -21,7 +21,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 import voicestyle
-from voicestyle.config import to_dict
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.pictures import canonical_picture
 from voicestyle.evaluate.generation import Faces, sex_agreement, style_matching
@@ -31,6 +30,7 @@ from voicestyle.files import kept, sha256_of
 from voicestyle.image import save_png
 from voicestyle.metrics import bootstrap_interval
 from voicestyle.sampling import random_latents
+from voicestyle.schema import to_dict
 from voicestyle.sheet import contact_sheet
 
 RANDOM, MEAN, GUIDED = "random face", "mean of the nearest members", "guided"

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.nn.encoder import VoiceFaceEncoder
-from voicestyle.train.encoder.settings import read_settings
+from voicestyle.train.encoder.settings import EncoderRecipe, read_settings
 from voicestyle.train.encoder.start import start_encoder
 from voicestyle.train.encoder.validation import deal_identities
 from voicestyle.train.encoder.views import SIDES, average_windows, load_views, number_identities, usable_items
@@ -66,9 +66,9 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     args = parser.parse_args()
     places = [f"{name}={getattr(args, name)}" for name in ("voice_weights", "face_weights", "cache")]
-    recipe = load_recipe(RECIPE, places)
+    recipe = load_recipe(RECIPE, EncoderRecipe, places)
     settings = read_settings(recipe)
-    encoder: VoiceFaceEncoder = start_encoder(settings, recipe)
+    encoder: VoiceFaceEncoder = start_encoder(settings)
 
     def features(items: list[Item], sides: Sequence[str] = SIDES) -> tuple[Tensor, tuple[Item, ...]]:
         views = load_views(items, encoder, settings.views, args.cache, are_features=True, sides=sides)

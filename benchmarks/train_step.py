@@ -26,7 +26,7 @@ from voicestyle.losses import cmpc_loss
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.train.distributed import World
 from voicestyle.train.encoder.batches import Batch
-from voicestyle.train.encoder.settings import Settings, read_settings
+from voicestyle.train.encoder.settings import EncoderRecipe, read_settings
 from voicestyle.train.encoder.start import start_encoder
 from voicestyle.train.encoder.trainer import Trainer
 from voicestyle.train.recipe import load_recipe
@@ -37,7 +37,7 @@ RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "pairs_resnet10_encod
 class PlainStep:
     """Eager float32: two towers, cosine, cross entropy, Adam."""
 
-    def __init__(self, encoder: VoiceFaceEncoder, settings: Settings, device: torch.device) -> None:
+    def __init__(self, encoder: VoiceFaceEncoder, settings: EncoderRecipe, device: torch.device) -> None:
         self.encoder, self.temperature, self.device = encoder.to(device).train(), settings.objective.temperature, device
         self.optimizer = torch.optim.Adam(encoder.parameters(), settings.schedule.lr)
 
@@ -71,15 +71,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    recipe = load_recipe(args.recipe, args.overrides)
+    recipe = load_recipe(args.recipe, EncoderRecipe, args.overrides)
     settings = read_settings(recipe)
     settings = replace(settings, schedule=replace(settings.schedule, compile=args.compile, batch=args.batch, warmup=0))
-    world, front_end = World(torch.device(args.device)), settings.encoder.log_mel
+    world, front_end = World(torch.device(args.device)), settings.encoder.config.log_mel
     rng = torch.Generator().manual_seed(0)
     voice = torch.randn(args.batch, 1, front_end.n_mels, front_end.num_frames, generator=rng)
     size = settings.encoder.image.size
     batch = Batch(torch.arange(args.batch), voice, torch.rand(args.batch, 3, size, size, generator=rng) * 2 - 1)
-    encoder = start_encoder(settings, recipe)
+    encoder = start_encoder(settings)
     trainer = Trainer(settings, copy.deepcopy(encoder), torch.arange(4 * args.batch), world=world)
     plain = PlainStep(encoder, settings, world.device)
     steps = {"plain": plain, "ours": lambda batch: trainer.train_step(batch)["loss"]}

@@ -10,7 +10,8 @@ import torch
 from tiny import save_tiny, tiny_generator
 from voicestyle.build.assemble import assemble_model
 from voicestyle.checkpoint import load_model
-from voicestyle.config import GuidanceConfig, to_dict
+from voicestyle.config import GuidanceConfig
+from voicestyle.schema import to_dict
 from voicestyle.train.run import dump_recipe
 
 
@@ -27,7 +28,7 @@ def recipe(tmp_path: Path) -> dict:
     return {
         "name": "joined", "license": "none", "encoder": str(tmp_path / "encoder"), "generator": str(run),
         "card": str(tmp_path / "card.md"), "guidance": to_dict(GuidanceConfig(k=2)),
-        "sources": {"pairs": "drawn", "files": [str(tmp_path / "upstream.bin")]},
+        "files": [str(tmp_path / "upstream.bin")], "sources": {"pairs": "drawn"},
     }  # fmt: skip
 
 

@@ -169,8 +169,8 @@ def test_low_resolution_loses_detail_alone():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: VoiceAugmentation(snr_db=(30.0, 10.0)), r"snr_db: got \(30.0, 10.0\), expected from, to"),
-        (lambda: VoiceAugmentation(t60_s=(0.1,)), "t60_s"),
+        (lambda: VoiceAugmentation(snr_db=(30.0, 10.0)), r"snr_db: got \[30.0, 10.0\], expected from, to"),
+        (lambda: VoiceAugmentation(t60_s=(-0.1, 0.2)), "t60_s"),
         (lambda: FaceAugmentation(low_resolution_px=(0, 8)), "low_resolution_px"),
         (lambda: FaceAugmentation(crop_scale=1.0), "crop_scale: got 1.0, expected less than 1"),
     ],

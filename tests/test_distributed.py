@@ -19,8 +19,8 @@ from test_train_encoder import RECIPES, RESNET_READERS, frozen_recipe, toy  # no
 from voicestyle.train.distributed import World, connect
 from voicestyle.train.encoder import start
 from voicestyle.train.encoder.job import train_encoder
-from voicestyle.train.encoder.settings import defaults
-from voicestyle.train.recipe import dump_recipe, load_recipe
+from voicestyle.train.encoder.settings import EncoderRecipe
+from voicestyle.train.recipe import dump_recipe, load_recipe, read_recipe
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 TESTS = Path(__file__).resolve().parent
@@ -216,7 +216,7 @@ def test_two_processes_train_as_one(job):
 def test_two_processes_share_the_statistics_of_batch_normalization(toy, tmp_path):
     places = [f"manifest={toy / 'toy.csv'}", f"cache={tmp_path / 'cache'}"]
     changes = ["schedule.steps=3", "schedule.lr=1e-4", "encoder.bridge_dropout=0", "objective.prototypes=[]"]
-    settings = load_recipe(RECIPES / "toy_encoder.toml", [*places, *changes], defaults())
+    settings = load_recipe(RECIPES / "toy_encoder.toml", EncoderRecipe, [*places, *changes])
     (tmp_path / "train.py").write_text(textwrap.dedent(TRAIN))
     (tmp_path / "recipe.toml").write_text(dump_recipe(settings))
     with in_float64():
@@ -242,5 +242,5 @@ def test_a_lost_process_ends_the_job_which_resumes(job, monkeypatch):
     monkeypatch.setattr(start, "READERS", RESNET_READERS)
     # one process goes on with what two have begun
     with in_float64():
-        train_encoder(load_recipe(job / "recipe.toml"), job / "killed", resume=True, progress=False, device="cpu")
+        train_encoder(read_recipe(job / "recipe.toml"), job / "killed", resume=True, progress=False, device="cpu")
     assert_close(*states(job, "one", "killed"), rtol=EXACT, atol=EXACT)

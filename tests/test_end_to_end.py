@@ -14,9 +14,10 @@ from test_train_generator import RECIPE as GENERATOR_RECIPE
 from voicestyle.build.assemble import assemble_model
 from voicestyle.build.prototypes import build_prototypes
 from voicestyle.checkpoint import load_model
-from voicestyle.config import GuidanceConfig, to_dict
+from voicestyle.config import GuidanceConfig
 from voicestyle.data.manifest import Manifest
 from voicestyle.evaluate.association import evaluate_association
+from voicestyle.schema import to_dict
 from voicestyle.train.encoder.job import train_encoder
 from voicestyle.train.generator import job as generator_training
 
@@ -28,7 +29,7 @@ def make(folder: Path, toy: Path) -> tuple[voicestyle.VoiceStyle, voicestyle.Gen
     model = {
         "name": "toy", "license": "none", "encoder": str(folder / "encoder" / "model"),
         "generator": str(folder / "generator"), "card": str(folder / "card.md"),
-        "guidance": to_dict(GuidanceConfig(k=2, num_members=3, steps=6, num_views=2)), "sources": {"files": []},
+        "guidance": to_dict(GuidanceConfig(k=2, num_members=3, steps=6, num_views=2)),
     }  # fmt: skip
     assemble_model(model, folder / "networks")
     build_prototypes(load_model(folder / "networks"), [toy / "toy.csv"], folder / "model", k=4, start="linear", steps=3)

@@ -11,54 +11,8 @@ import torch
 
 from voicestyle.train import run as run_module
 from voicestyle.train.distributed import World
-from voicestyle.train.run import Run, dump_recipe, load_recipe, rng_state, set_rng_state
-
-
-def test_recipes_are_overridden_by_what_they_state(tmp_path):
-    path = tmp_path / "r.toml"
-    path.write_text('seed = 1\nname = "x"\n[a]\nlr = 0.1\nks = [5, 10]\n[a.b]\non = true\n')
-    found = load_recipe(path, ["a.lr=1", "a.b.on=false", "name=3/4", "a.ks=[2]"])
-    assert found == {"seed": 1, "name": "3/4", "a": {"lr": 1.0, "ks": [2], "b": {"on": False}}}
-    bad = {
-        "a.lrr=1": "no setting 'a.lrr'; did you mean 'a.lr'", "x": "expected name=value",
-        "a=1": "no setting 'a'; it has .*'a.ks'",
-        "a.lr=fast": "got str, expected float", "seed=true": "got bool, expected int",
-    }  # fmt: skip
-    for override, message in bad.items():
-        with pytest.raises(ValueError, match=message):
-            load_recipe(path, [override])
-
-
-def test_what_a_recipe_leaves_out_can_be_set_too(tmp_path):
-    path = tmp_path / "r.toml"
-    path.write_text("seed = 1\n[a]\nlr = 0.1\n")
-    defaults = {"on": False, "a": {"lr": 9.0, "clip": 0.0}, "b": {"c": {"ks": [1]}}}
-    assert load_recipe(path, (), defaults) == load_recipe(path)
-    found = load_recipe(path, ["on=true", "a.clip=1", "b.c.ks=[2, 3]"], defaults)
-    assert found == {"seed": 1, "on": True, "a": {"lr": 0.1, "clip": 1.0}, "b": {"c": {"ks": [2, 3]}}}
-    for override, message in {"a.clip=hi": "got str, expected float", "b.c=1": "no setting 'b.c'"}.items():
-        with pytest.raises(ValueError, match=message):
-            load_recipe(path, [override], defaults)
-
-
-def test_recipes_that_are_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such recipe"):
-        load_recipe(tmp_path / "none.toml")
-    (tmp_path / "bad.toml").write_text("seed = = 1")
-    with pytest.raises(ValueError, match=r"bad\.toml: not a TOML file"):
-        load_recipe(tmp_path / "bad.toml")
-
-
-def test_a_recipe_is_written_as_it_is_read(tmp_path):
-    held = {
-        "text": 'quote " back \\ line \n del \x7f é 😀',
-        "n": [1, 2.5],
-        "on": False,
-        "a b": {"c.d": {"e": 1e-30}},
-        "f": {},
-    }
-    (tmp_path / "r.toml").write_text(dump_recipe(held), encoding="utf-8")
-    assert load_recipe(tmp_path / "r.toml") == held
+from voicestyle.train.recipe import read_recipe
+from voicestyle.train.run import Run, rng_state, set_rng_state
 
 
 def test_a_run_that_fails_before_it_has_made_anything_leaves_its_folder_free(tmp_path):
@@ -122,7 +76,7 @@ def test_a_run_that_was_killed_as_it_began_is_none(tmp_path):
     with pytest.raises(ValueError, match="not empty"):
         Run.start(folder, {"seed": 1})
     Run.start(folder, {"seed": 1}, resume=True)
-    assert load_recipe(folder / "recipe.toml") == {"seed": 1}
+    assert read_recipe(folder / "recipe.toml") == {"seed": 1}
 
 
 def test_only_the_main_process_writes(tmp_path):

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from voicestyle.config import VoiceStyleConfig, from_dict, to_dict
+from voicestyle.config import VoiceStyleConfig
 from voicestyle.files import folder_written_whole
 from voicestyle.int8 import from_int8, to_int8
 from voicestyle.nn.arcface import IRSE50
@@ -30,6 +30,7 @@ from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.nn.inverter import Inverter
 from voicestyle.nn.stylegan2 import Generator
 from voicestyle.prototypes import PrototypeBank
+from voicestyle.schema import Source, read, to_dict
 
 EMBEDDED = "voicestyle-small"
 MODELS = Path(__file__).parent / "models"  # what the package ships
@@ -269,10 +270,7 @@ def _read_config(folder: Path) -> VoiceStyleConfig:
     version = values.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise ValueError(f"{path}: format version {version}, expected {FORMAT_VERSION}; update voicestyle or the model")
-    try:
-        return from_dict(VoiceStyleConfig, values, str(path))
-    except TypeError as error:
-        raise ValueError(f"{path}: {error}") from None
+    return read(VoiceStyleConfig, values, Source(str(path)))
 
 
 def _load_part(

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
+
+from voicestyle.schema import Count, NonNegative, Positive, SettingError, Share, Whole, check
 
 FrontEnd = Literal["cmpc", "cmpc2", "ge2e", "ge2e+fbank"]
 VoiceBackbone = Literal["ge2e", "ge2e+campplus", "resnet10", "resnet18", "resnet34"]
@@ -20,16 +22,16 @@ class LogMelConfig:
     """The audio front end that an encoder was trained with."""
 
     front_end: FrontEnd  # selects the formulation in `audio.log_mel`
-    sample_rate: int  # Hz
-    n_fft: int  # samples
-    win_length: int  # samples
-    hop_length: int  # samples
-    n_mels: int  # bands
-    f_min_hz: float
-    f_max_hz: float
-    num_frames: int  # frames: fixed length (cmpc), shortest length (cmpc2), window of one partial (ge2e...)
+    sample_rate: Count  # Hz
+    n_fft: Count  # samples
+    win_length: Count  # samples
+    hop_length: Count  # samples
+    n_mels: Count  # bands
+    f_min_hz: NonNegative
+    f_max_hz: Positive
+    num_frames: Count  # frames: fixed length (cmpc), shortest length (cmpc2), window of one partial (ge2e...)
     vad: bool  # remove silence first
-    min_speech_s: float = 1.0  # shorter clips are refused, counted after silence removal
+    min_speech_s: NonNegative = 1.0  # shorter clips are refused, counted after silence removal
 
     @classmethod
     def cmpc(cls) -> LogMelConfig:
@@ -56,9 +58,14 @@ class LogMelConfig:
 class ImageConfig:
     """What a face backbone takes, as a part of the canonical (generator) frame."""
 
-    size: int  # pixels, square
+    size: Count  # pixels, square
     # left, top, right, bottom of the face crop as fractions of the canonical frame; may reach outside of [0, 1]
     crop: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        left, top, right, bottom = self.crop
+        if not (left < right and top < bottom):
+            raise SettingError("crop", f"got {list(self.crop)}, expected left < right and top < bottom")
 
 
 @dataclass(frozen=True)
@@ -69,15 +76,15 @@ class EncoderConfig:
     face_backbone: FaceBackbone
     log_mel: LogMelConfig
     image: ImageConfig
-    embed_dim: int  # D of the joint space
-    bridge_hidden: int = 0  # width of the bridge MLPs; 0: no bridge, the backbones already end in embed_dim
-    backbone_width: int = 64  # channels of the first ResNet stage
+    embed_dim: Count  # D of the joint space
+    bridge_hidden: Whole = 0  # width of the bridge MLPs; 0: no bridge, the backbones already end in embed_dim
+    backbone_width: Count = 64  # channels of the first ResNet stage
     # of the bridges' hidden units, while they are trained: a bridge learns from a thousand pairs what its backbones
     # learnt from millions of pictures and hours of speech, and would learn those pairs by heart
-    bridge_dropout: float = 0.5
+    bridge_dropout: Share = 0.5
     second_image: ImageConfig | None = None  # what the second of two face backbones takes
     bridge: Literal["mlp", "cohort"] = "mlp"  # cohort: a linear map, scaled by the other side's people (nn/cohort.py)
-    num_chances: int = 0  # entries of the table of similarities of random voices and faces
+    num_chances: Whole = 0  # entries of the table of similarities of random voices and faces
 
     @property
     def identity_backbone(self) -> str:
@@ -108,17 +115,16 @@ class EncoderConfig:
 class GeneratorConfig:
     """StyleGAN2 (Karras et al., CVPR 2020)."""
 
-    size: int  # pixels, a power of two from 32 to 1024
-    z_dim: int = 512
-    w_dim: int = 512
-    num_mapping_layers: int = 8
-    mapping_lr_multiplier: float = 0.01
-    channel_multiplier: float = 2.0  # channels at resolution r: min(channel_max, 16384 * channel_multiplier / r)
-    channel_max: int = 512
+    size: Literal[32, 64, 128, 256, 512, 1024]  # pixels
+    z_dim: Count = 512
+    w_dim: Count = 512
+    num_mapping_layers: Count = 8
+    mapping_lr_multiplier: Positive = 0.01
+    channel_multiplier: Positive = 2.0  # channels at resolution r: min(channel_max, 16384 * channel_multiplier / r)
+    channel_max: Count = 512
 
     def __post_init__(self) -> None:
-        if self.size not in (32, 64, 128, 256, 512, 1024):
-            raise ValueError(f"generator size: got {self.size}, expected a power of two from 32 to 1024")
+        check(self)
 
     @property
     def num_ws(self) -> int:
@@ -139,11 +145,11 @@ class GeneratorConfig:
 class InverterConfig:
     """A one-shot inverter: a ResNet and, beside it, a linear map of the small picture."""
 
-    w_dim: int  # the generator's
-    size: int = 128  # pixels that the ResNet sees; larger pictures are averaged down
-    linear_size: int = 32  # pixels that the linear map sees
+    w_dim: Count  # the generator's
+    size: Count = 128  # pixels that the ResNet sees; larger pictures are averaged down
+    linear_size: Count = 32  # pixels that the linear map sees
     depth: Literal[10, 18, 34] = 10
-    width: int = 24  # channels of the first ResNet stage
+    width: Count = 24  # channels of the first ResNet stage
 
     @classmethod
     def tiny(cls) -> InverterConfig:
@@ -155,30 +161,22 @@ class InverterConfig:
 class GuidanceConfig:
     """Steps 4 to 7 of the method: from prototypes to a guided face."""
 
-    k: int = 3  # nearest prototypes
-    num_members: int = 8  # member latents that are averaged into the initial latent
-    steps: int = 100
-    lr: float = 0.01
-    latent_noise: float = 0.05  # in units of w_std, ramped to zero over the first 75 % of the steps
-    latent_weight: float = 1e-3  # weight of ||w - w_init||^2 / w_std^2
-    num_views: int = 4  # augmented views that the face encoder sees at each step; 0: the picture itself
+    k: Count = 3  # nearest prototypes
+    num_members: Count = 8  # member latents that are averaged into the initial latent
+    steps: Whole = 100
+    lr: Positive = 0.01
+    latent_noise: NonNegative = 0.05  # in units of w_std, ramped to zero over the first 75 % of the steps
+    latent_weight: NonNegative = 1e-3  # weight of ||w - w_init||^2 / w_std^2
+    num_views: Whole = 4  # augmented views that the face encoder sees at each step; 0: the picture itself
     member_order: Literal["similarity", "dataset"] = "similarity"  # which members come first
     optimize_noise: bool = False  # the generator's noise maps too
     clamp: bool = False  # the picture to [-1, 1] before the loss: no gradient beyond
     keep: Literal["best", "last"] = "best"  # which latent of the way is the result
-    diversity: float = 1.0  # of several faces for a voice; 0: all alike, 1: as unlike as people with such a voice
-    truncation_psi: float = 1.0  # of the latents that guidance starts from; 0: the mean face
+    diversity: NonNegative = 1.0  # of several faces for a voice; 0: all alike, 1: as unlike as people with such a voice
+    truncation_psi: NonNegative = 1.0  # of the latents that guidance starts from; 0: the mean face
 
     def __post_init__(self) -> None:
-        for name, least in (("k", 1), ("num_members", 1), ("steps", 0), ("num_views", 0)):
-            if (value := getattr(self, name)) < least:
-                raise ValueError(f"{name}: got {value}, expected at least {least}")
-        for name in ("diversity", "truncation_psi"):
-            if not (value := getattr(self, name)) >= 0:
-                raise ValueError(f"{name}: got {value}, expected 0 or more")
-        for name, known in (("member_order", ("similarity", "dataset")), ("keep", ("best", "last"))):
-            if (value := getattr(self, name)) not in known:
-                raise ValueError(f"{name}: got {value!r}, expected one of {known}")
+        check(self)
 
     @classmethod
     def reference(cls) -> GuidanceConfig:
@@ -213,40 +211,3 @@ class VoiceStyleConfig:
     def tiny(cls) -> VoiceStyleConfig:
         """A whole model for tests."""
         return cls("tiny", EncoderConfig.tiny(), GeneratorConfig.tiny(), GuidanceConfig(steps=4, num_views=1))
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain JSON-ready values."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(cls: type, values: dict[str, Any], where: str = "config") -> Any:
-    """The inverse of `to_dict`; unknown or missing keys are a ``ValueError`` that names them.
-
-    Args:
-        cls: one of the dataclasses of this module
-        values: what `to_dict` returned, or what a JSON or TOML file holds
-        where: named in errors, e.g. the file
-    """
-    nested = {
-        "log_mel": LogMelConfig, "image": ImageConfig, "second_image": ImageConfig, "encoder": EncoderConfig,
-        "generator": GeneratorConfig, "guidance": GuidanceConfig, "inverter": InverterConfig,
-    }  # fmt: skip
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
-        raise ValueError(f"{where}: unknown keys {unknown} for {cls.__name__}; known: {sorted(fields)}")
-    missing = [
-        n for n, f in fields.items()
-        if n not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]  # fmt: skip
-    if missing:
-        raise ValueError(f"{where}: missing keys {missing} for {cls.__name__}")
-    made = {}
-    for name, value in values.items():
-        if name in nested and isinstance(value, dict):
-            value = from_dict(nested[name], value, f"{where}: {name}")
-        elif isinstance(value, list):
-            value = tuple(value)
-        made[name] = value
-    return cls(**made)

@@ -8,6 +8,8 @@ streams: other arguments give unrelated draws.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -28,3 +30,12 @@ def mixed_seed(seed: int, purpose: str, *numbers: int) -> int:
 def mixed_rng(seed: int, purpose: str, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator of random numbers that starts from `mixed_seed`."""
     return torch.Generator(device).manual_seed(mixed_seed(seed, purpose, *numbers))
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Seeds what draws from the global generators (dropout, initial weights) and leaves them as they were."""
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

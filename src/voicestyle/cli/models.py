@@ -48,11 +48,11 @@ def assemble(recipe: Path, out: Path, overrides: tuple[str, ...]) -> None:
 
     A model folder out of a trained encoder and generator, still without prototypes (see `prototypes build`).
     """
-    from voicestyle.build.assemble import assemble_model
-    from voicestyle.train.run import load_recipe
+    from voicestyle.build.assemble import ModelRecipe, assemble_model
+    from voicestyle.train.recipe import load_recipe
 
     results.check_writable(out.parent)
-    click.echo(assemble_model(load_recipe(recipe, overrides), out))
+    click.echo(assemble_model(load_recipe(recipe, ModelRecipe, overrides), out))
 
 
 @models.command(short_help="Make a model of the authors' files.")

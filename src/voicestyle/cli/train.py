@@ -11,16 +11,12 @@ import click
 from voicestyle.cli import results
 from voicestyle.cli.options import option_json, option_out, option_overrides
 
-# what can be trained, and the modules of `train` that know the settings of its recipes and do it
-MODULES = {
-    "encoder": ("encoder.settings", "encoder.job"),
-    "generator": ("generator.settings", "generator.job"),
-    "inverter": ("inverter", "inverter"),
-}
+# what can be trained, and the module of `train` that does it
+JOBS = {"encoder": "encoder.job", "generator": "generator.job", "inverter": "inverter"}
 
 
 @click.command(short_help="Train a part of a model.")
-@click.argument("part", type=click.Choice([*MODULES]))
+@click.argument("part", type=click.Choice([*JOBS]))
 @click.argument("recipe", type=click.Path(path_type=Path))
 @option_out("The folder of the run.")
 @option_overrides
@@ -39,13 +35,9 @@ def train(part: str, recipe: Path, out: Path, overrides: tuple[str, ...], dry_ru
     """
     if options["cross_validate"] and part != "encoder":
         raise click.UsageError("--cross-validate is for the encoder")
-    from importlib import import_module
-
     from voicestyle.train.recipe import dump_recipe, load_recipe
 
-    settings = import_module(f"voicestyle.train.{MODULES[part][0]}")
-    resolved = load_recipe(recipe, overrides, settings.defaults())
-    settings.read_settings(resolved)
+    resolved = load_recipe(recipe, _of(part, f"{part.capitalize()}Recipe"), overrides)
     if dry_run:
         click.echo(dump_recipe(resolved), nl=False)
         return
@@ -58,13 +50,17 @@ def train(part: str, recipe: Path, out: Path, overrides: tuple[str, ...], dry_ru
 
 def _train(part: str, recipe: dict[str, Any], out: Path, options: dict[str, Any]) -> None:
     """Train, and print the folder of the run."""
-    from importlib import import_module
-
-    train_part = getattr(import_module(f"voicestyle.train.{MODULES[part][1]}"), f"train_{part}")
     chosen = {"device": options["device"]} if options["device"] else {}
-    train_part(recipe, out, resume=options["resume"], **chosen)
+    _of(part, f"train_{part}")(recipe, out, resume=options["resume"], **chosen)
     if _is_main():
         results.show({"run": str(out)}, options["as_json"], lambda record: [[record["run"]]])
+
+
+def _of(part: str, name: str) -> Any:
+    """What has this name in the module that trains a part."""
+    from importlib import import_module
+
+    return getattr(import_module(f"voicestyle.train.{JOBS[part]}"), name)
 
 
 def _cross_validate(recipe: dict[str, Any], out: Path, options: dict[str, Any]) -> None:

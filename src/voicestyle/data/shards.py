@@ -21,11 +21,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from voicestyle.audio import load_audio, remove_silence, voice_input
-from voicestyle.config import LogMelConfig, to_dict
+from voicestyle.config import LogMelConfig
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.workers import in_order
 from voicestyle.files import sha256_of, written_whole
 from voicestyle.locks import alone_with
+from voicestyle.schema import to_dict
 
 FORMAT_VERSION = 1
 INDEX = "index.json"

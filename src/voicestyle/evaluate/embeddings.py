@@ -19,10 +19,11 @@ from torch import Tensor
 
 from voicestyle import __version__
 from voicestyle.audio import load_audio, voice_input
-from voicestyle.config import ImageConfig, LogMelConfig, to_dict
+from voicestyle.config import ImageConfig, LogMelConfig
 from voicestyle.data.manifest import Item
 from voicestyle.data.pictures import wild_picture
 from voicestyle.image import load_image
+from voicestyle.schema import to_dict
 
 if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle

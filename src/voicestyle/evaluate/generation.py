@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from voicestyle.config import to_dict
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.pictures import canonical_picture
 from voicestyle.evaluate.judge import Judgment
@@ -25,6 +24,7 @@ from voicestyle.evaluate.report import Report
 from voicestyle.files import kept
 from voicestyle.metrics import bootstrap_interval
 from voicestyle.sampling import random_latents
+from voicestyle.schema import to_dict
 
 if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle

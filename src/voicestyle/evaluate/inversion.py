@@ -22,7 +22,6 @@ from PIL import Image
 from torch import Tensor
 
 from voicestyle.align import face_region
-from voicestyle.config import to_dict
 from voicestyle.evaluate.targets import Targets, low_quality, smaller
 from voicestyle.files import kept, written_whole
 from voicestyle.inversion import (
@@ -36,6 +35,7 @@ from voicestyle.inversion import (
     psnr,
 )
 from voicestyle.metrics import bootstrap_interval
+from voicestyle.schema import to_dict
 from voicestyle.sheet import contact_sheet
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,125 +19,101 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from voicestyle.checkpoint import Model, load_model, save_model
-from voicestyle.config import InverterConfig, from_dict
+from voicestyle.config import InverterConfig
 from voicestyle.inversion import ReconstructionObjective, identity_features, psnr
 from voicestyle.latent import lr_ramp
 from voicestyle.nn.inverter import Inverter
 from voicestyle.sampling import mean_latents
-from voicestyle.train.encoder.start import seeded
-from voicestyle.train.generator.settings import DataConfig
-from voicestyle.train.pictures import PictureStream, list_pictures
-from voicestyle.train.recipe import defaults_of
+from voicestyle.schema import Count, NonNegative, Positive, SettingError, Share, Whole, to_dict
+from voicestyle.seeds import seeded
+from voicestyle.train.pictures import DataConfig, PictureStream, list_pictures
+from voicestyle.train.recipe import named, settings_of
 from voicestyle.train.run import Run, rng_state, set_rng_state
 
-PLACES = ("seed", "model", "log_every", "save_every", "ema_pictures", "num_validation")
 BATCH = 32  # pictures that are rendered together without gradients
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The section ``[inverter]``: an `InverterConfig`, whose w_dim is the generator's."""
+
+    size: Count = InverterConfig.size
+    linear_size: Count = InverterConfig.linear_size
+    depth: Literal[10, 18, 34] = InverterConfig.depth
+    width: Count = InverterConfig.width
 
 
 @dataclass(frozen=True)
 class SampleConfig:
     """The section ``[samples]``."""
 
-    num: int = 4000
-    max_mean: int = 8  # latents are means of up to so many, for pictures lie nearer to w_avg than samples do
+    num: Count = 4000
+    max_mean: Count = 8  # latents are means of up to so many, for pictures lie nearer to w_avg than samples do
     # of the linear part, in units of the mean variance of its inputs: the one that draws the pictures which were left
     # out best is taken. What samples alone would choose is too small, since real pictures differ from all of them
-    ridge: tuple[float, ...] = (0.03, 0.1, 0.3)
+    ridge: tuple[Positive, ...] = (0.03, 0.1, 0.3)
+
+    def __post_init__(self) -> None:
+        if not self.ridge:
+            raise SettingError("ridge", "got [], expected one or more numbers")
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
     """The section ``[schedule]``. A batch is `samples` + `pictures`."""
 
-    steps: int
-    lr: float
-    samples: int  # of the generator
-    rendered: int = 0  # estimates of samples that are rendered and compared too, besides all those of pictures
-    pictures: int = 0  # real ones
-    linear_lr: float = 0.01  # of the linear part, which has thousands of inputs, in units of `lr`
-    warm_up: float = 0.05  # part of the steps in which the learning rate rises
-    cool_down: float = 0.5  # part in which it falls
+    steps: Count
+    lr: Positive
+    samples: Count  # of the generator
+    rendered: Whole = 0  # estimates of samples that are rendered and compared too, besides all those of pictures
+    pictures: Whole = 0  # real ones
+    linear_lr: NonNegative = 0.01  # of the linear part, which has thousands of inputs, in units of `lr`
+    warm_up: Share = 0.05  # part of the steps in which the learning rate rises
+    cool_down: Share = 0.5  # part in which it falls
+
+    def __post_init__(self) -> None:
+        if self.rendered > self.samples:
+            raise SettingError("rendered", f"got {self.rendered}, expected no more than the {self.samples} samples")
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """The section ``[losses]``: their weights."""
 
-    latent: float = 1.0  # squared distance to the known latent, in units of w_std
-    pixel: float = 1.0  # see `ReconstructionObjective`
-    identity: float = 0.5
+    latent: NonNegative = 1.0  # squared distance to the known latent, in units of w_std
+    pixel: NonNegative = 1.0  # see `ReconstructionObjective`
+    identity: NonNegative = 0.5
 
 
 @dataclass(frozen=True)
-class Settings:
+class InverterRecipe:
     """A whole recipe."""
 
-    seed: int
+    seed: Whole
     model: str  # name or folder; its generator is inverted
-    log_every: int
-    save_every: int  # steps; the state is saved and the average scored
-    ema_pictures: float  # half-life of the weight average
+    log_every: Count  # steps
+    save_every: Count  # steps; the state is saved and the average scored
+    ema_pictures: Positive  # half-life of the weight average
     schedule: ScheduleConfig
-    inverter: dict[str, Any] = field(default_factory=dict)  # settings of `InverterConfig` less w_dim
+    inverter: NetworkConfig = NetworkConfig()
     samples: SampleConfig = SampleConfig()
     losses: LossConfig = LossConfig()
     data: DataConfig | None = None  # real pictures
-    num_validation: int = 64  # pictures that are left out of the training: real ones, or else samples
+    num_validation: Count = 64  # pictures that are left out of the training: real ones, or else samples
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.schedule.pictures and self.data is None:
+            raise SettingError("schedule.pictures", "real pictures need the section [data]")
 
 
-def defaults() -> dict[str, Any]:
-    """What a recipe may leave out, and what holds then."""
-    sections = {"samples": SampleConfig, "schedule": ScheduleConfig, "losses": LossConfig, "data": DataConfig}
-    plain = {"num_validation": Settings.num_validation, "tensorboard": False}
-    return plain | {name: defaults_of(section) for name, section in sections.items()}
-
-
-def read_settings(recipe: dict[str, Any]) -> Settings:
-    """The settings of a recipe.
-
-    Raises:
-        ValueError: a section or a setting is unknown, missing, or does not fit the others
-    """
-    sections = {"samples": SampleConfig, "schedule": ScheduleConfig, "losses": LossConfig, "data": DataConfig}
-    known = {*PLACES, *sections, "inverter", "tensorboard"}
-    if unknown := sorted(set(recipe) - known):
-        raise ValueError(f"recipe: unknown settings {unknown}; known: {sorted(known)}")
-    if missing := [name for name in (*PLACES[:-1], "schedule") if name not in recipe]:
-        raise ValueError(f"recipe: missing {missing}")
-    ridge = recipe.get("samples", {}).get("ridge", [])
-    if not isinstance(ridge, (list, tuple)) or not all(isinstance(r, (int, float)) for r in ridge):
-        raise ValueError(f"recipe: [samples]: ridge: got {ridge!r}, expected a list of numbers such as [0.1]")
-    parts = {n: from_dict(cls, recipe[n], f"recipe: [{n}]") for n, cls in sections.items() if n in recipe}
-    plain = {n: recipe[n] for n in (*PLACES, "inverter") if n in recipe}
-    settings = Settings(**plain, **parts)
-    if wrong := _misfit(settings):
-        raise ValueError(f"recipe: {wrong}")
-    return settings
-
-
-def _misfit(settings: Settings) -> str:
-    """What does not fit; empty where all does."""
-    schedule, samples = settings.schedule, settings.samples
-    if not 0 <= schedule.rendered <= schedule.samples or schedule.samples < 1:
-        return (
-            f"[schedule]: samples {schedule.samples}, rendered {schedule.rendered}: expected 0 <= rendered <= samples"
-        )
-    if schedule.pictures and settings.data is None:
-        return "[schedule]: pictures need the section [data]"
-    if not samples.ridge or min(samples.ridge) <= 0:
-        return f"[samples]: ridge {list(samples.ridge)}: expected one or more numbers above 0"
-    whole = {
-        "num_validation": settings.num_validation, "log_every": settings.log_every, "save_every": settings.save_every,
-        "[samples]: num": samples.num, "[samples]: max_mean": samples.max_mean, "[schedule]: steps": schedule.steps,
-    }  # fmt: skip
-    for name, value in whole.items():
-        if value < 1:
-            return f"{name}: got {value}, expected 1 or more"
-    return ""
+def read_settings(recipe: Mapping[str, Any]) -> InverterRecipe:
+    """The settings of a recipe; a ValueError that says file, line and key where one does not fit."""
+    return settings_of(recipe, InverterRecipe)
 
 
 def train_inverter(
-    recipe: dict[str, Any], out: str | Path, resume: bool = False, progress: bool = True, device: str | None = None
+    recipe: Mapping[str, Any], out: str | Path, resume: bool = False, progress: bool = True, device: str | None = None
 ) -> Inverter:
     """The inverter that `recipe` describes: the averaged weights that score best on pictures that were left out.
 
@@ -150,7 +127,7 @@ def train_inverter(
     if settings.data is not None:
         list_pictures(settings.data)  # a path that is wrong must not leave a run folder behind
     model = load_model(settings.model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    with Run.start(out, recipe, resume) as run:
+    with named(recipe), Run.start(out, recipe, resume) as run:
         trainer = InverterTrainer(settings, model, progress)
         if (state := run.load_state()) is not None:
             run.restore(trainer.load_state_dict, state)
@@ -193,7 +170,7 @@ def _train(trainer: InverterTrainer, run: Run, progress: bool) -> None:
 class InverterTrainer:
     """Everything that a step changes, so that a saved state resumes to the same run."""
 
-    def __init__(self, settings: Settings, model: Model, progress: bool = False) -> None:
+    def __init__(self, settings: InverterRecipe, model: Model, progress: bool = False) -> None:
         if model.generator is None:
             raise ValueError(f"{model.folder}: this model has no generator to invert; use another model")
         self.settings, self.generator, self.step = settings, model.generator, 0
@@ -202,9 +179,8 @@ class InverterTrainer:
         self.samples_w, self.samples = self._render(settings.samples.num, progress)
         self.stream, self.train_rows, self.held_out = self._pictures()
         device = model.generator.w_avg.device
-        values = {"w_dim": model.generator.config.w_dim, **settings.inverter}
         with seeded(settings.seed):
-            self.inverter = Inverter(from_dict(InverterConfig, values, "recipe: [inverter]"))
+            self.inverter = Inverter(InverterConfig(model.generator.config.w_dim, **to_dict(settings.inverter)))
         self.inverter.to(device)
         self._solve_linear()
         decay = 0.5 ** (self.batch / settings.ema_pictures)
@@ -245,9 +221,7 @@ class InverterTrainer:
             return None, torch.empty(0, dtype=torch.long), self._render(settings.num_validation, progress=False)[1]
         files, size = list_pictures(settings.data), self.generator.config.size
         if len(files) <= settings.num_validation:
-            raise ValueError(
-                f"recipe: {len(files)} pictures, expected more than num_validation {settings.num_validation}"
-            )
+            raise SettingError("num_validation", f"got {settings.num_validation}, of {len(files)} pictures")
         stream = PictureStream(files, size, mirror=settings.data.mirror, in_memory=settings.data.in_memory,
                                num_workers=settings.data.num_workers)  # fmt: skip
         order = torch.randperm(len(files), generator=self.rng)

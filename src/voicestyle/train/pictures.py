@@ -17,7 +17,23 @@ from torch import Tensor
 from voicestyle.data.folders import PICTURES
 from voicestyle.data.manifest import Manifest
 from voicestyle.image import from_pil, open_image
-from voicestyle.train.generator.settings import DataConfig
+from voicestyle.schema import Count, SettingError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The section ``[data]``: one of the three, see `list_pictures`."""
+
+    manifest: str = ""  # frontal pictures of its `train` split
+    folder: str = ""  # all pictures in it, at any depth
+    shards: str = ""  # WebDataset .tar files: a pattern such as "faces/*.tar"
+    mirror: bool = True  # mirror images too
+    in_memory: bool = True  # decode once; needed where there are codes
+    num_workers: Count = 4  # threads that decode, where not in memory
+
+    def __post_init__(self) -> None:
+        if sum(map(bool, (self.manifest, self.folder, self.shards))) != 1:
+            raise SettingError("", "give one of manifest, folder and shards")
 
 
 @dataclass(frozen=True)

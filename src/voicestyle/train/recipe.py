@@ -1,92 +1,115 @@
-"""Recipes: the TOML files that say how something is trained."""
+"""Recipes: the TOML files that say how something is trained or put together."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from voicestyle.schema import SettingError, Source, convert, hint_of, read
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+T = TypeVar("T")
 
-def load_recipe(
-    path: str | Path, overrides: Iterable[str] = (), defaults: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The settings of a TOML recipe, with ``section.key=value`` overrides applied.
 
-    A value is read as TOML and, where it is not TOML, as a plain string. Only settings that the recipe states, or
-    that have a default, can be overridden, by a value of the same type: a misspelt name is an error.
+class Recipe(dict[str, Any]):
+    """The settings of a recipe as plain nested values, and the file that they are from."""
 
-    Args:
-        path: of the recipe
-        overrides: what is to be changed
-        defaults: settings that the recipe may leave out, nested like it; only those that are overridden are added
+    def __init__(self, values: Mapping[str, Any], source: Source) -> None:
+        super().__init__(values)
+        self.source = source
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """What a TOML file holds.
 
     Raises:
         FileNotFoundError: there is no such recipe
-        ValueError: not TOML, or an override that fits no setting
+        ValueError: not TOML
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such recipe")
     try:
-        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return Recipe(tomllib.loads(text), Source(str(path), text))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a TOML file: {error}") from None
+
+
+def load_recipe(path: str | Path, settings: type, overrides: Iterable[str] = ()) -> Recipe:
+    """The settings of a TOML recipe, with ``section.key=value`` overrides applied, all checked.
+
+    Every setting that there is can be overridden, whether the recipe states it or not. A value is read as TOML and,
+    where text is asked for, as it is.
+
+    Args:
+        path: of the recipe
+        settings: the dataclass that says what there is
+        overrides: what is to be changed
+
+    Raises:
+        FileNotFoundError: there is no such recipe
+        ValueError: not TOML, or a setting that is unknown, missing or does not fit: with file, line and key
+    """
+    recipe = read_recipe(path)
     for override in overrides:
-        _override(recipe, override, path, defaults or {})
+        try:
+            _override(recipe, override, settings)
+        except SettingError as error:
+            raise ValueError(f"override {override!r} of {path}: {error}") from None
+    settings_of(recipe, settings)
     return recipe
 
 
-def defaults_of(section: type) -> dict[str, Any]:
-    """What a section of a recipe may leave out, and what holds then: the defaults of its dataclass."""
-    held = {field.name: field.default for field in dataclasses.fields(section)}
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in held.items()
-        if value is not dataclasses.MISSING
-    }
+def settings_of(recipe: Mapping[str, Any], settings: type[T]) -> T:
+    """The settings of a recipe, or of plain values, as a dataclass.
+
+    Raises:
+        ValueError: one that is unknown, missing or does not fit
+    """
+    return read(settings, recipe, _source(recipe))
 
 
-def _override(recipe: dict[str, Any], override: str, path: Path, defaults: Mapping[str, Any]) -> None:
+@contextmanager
+def named(recipe: Mapping[str, Any]) -> Iterator[None]:
+    """A context in which settings that turn out not to fit are told with the recipe's file and line."""
+    try:
+        yield
+    except SettingError as error:
+        raise _source(recipe).error(error) from None
+
+
+def _source(recipe: Mapping[str, Any]) -> Source:
+    return recipe.source if isinstance(recipe, Recipe) else Source("recipe")
+
+
+def _override(recipe: dict[str, Any], override: str, settings: type) -> None:
     name, equals, text = override.partition("=")
-    if not equals or not name.strip():
-        raise ValueError(f"override {override!r}: expected name=value, e.g. training.lr=0.001")
-    name = name.strip()
-    known = {*_names(defaults), *_names(recipe)}
-    if name not in known:
-        near = difflib.get_close_matches(name, known, cutoff=0.85)
-        instead = f"did you mean {' or '.join(map(repr, near))}?" if near else f"it has {sorted(known)}"
-        raise ValueError(f"override {override!r}: {path} has no setting {name!r}; {instead}")
+    name, text = name.strip(), text.strip()
+    if not equals or not name:
+        raise SettingError("", "expected name=value, e.g. training.lr=0.001")
+    hint = hint_of(settings, name)
     *sections, key = name.split(".")
-    table = recipe
+    table: Any = recipe
     for section in sections:
         table = table.setdefault(section, {})
-    value, old = _parse(text.strip()), table[key] if key in table else _lookup(defaults, name)
-    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if isinstance(old, str) and not isinstance(value, str):
-        value = text.strip()
-    if type(value) is not type(old):
-        raise ValueError(
-            f"override {override!r}: got {type(value).__name__}, expected {type(old).__name__} like {old!r}"
-        )
-    table[key] = value
-
-
-def _names(table: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _names(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key
+        if not isinstance(table, dict):
+            raise SettingError(name, f"{section} is no section there")
+    try:
+        value = convert(hint, _parse(text), name)
+    except SettingError:
+        if hint is not str:
+            raise
+        value = text  # such as 7, which is meant as it is
+    table[key] = list(value) if isinstance(value, tuple) else value
 
 
 def _parse(text: str) -> Any:
@@ -97,7 +120,7 @@ def _parse(text: str) -> Any:
 
 
 def dump_recipe(recipe: Mapping[str, Any], section: str = "") -> str:
-    """The recipe as TOML that `load_recipe` reads back unchanged: plain values first, then one table a section."""
+    """The recipe as TOML that `read_recipe` reads back unchanged: plain values first, then one table a section."""
     plain = {key: value for key, value in recipe.items() if not isinstance(value, Mapping)}
     lines = [f"{_key(key)} = {_value(value)}" for key, value in plain.items()]
     for key, value in recipe.items():
@@ -118,18 +141,20 @@ def _key(key: str) -> str:
 
 def differing(held: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """The names of the settings, as "section.key", in which two recipes differ."""
-    sides = [{name: _lookup(side, name) for name in _names(side)} for side in (held, asked)]
+    sides = [dict(_flat(side)) for side in (held, asked)]
     return sorted(n for n in {*sides[0], *sides[1]} if sides[0].get(n) != sides[1].get(n))
 
 
 def difference(held: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """The settings in which two recipes differ, in words."""
-    sides = [{name: _lookup(side, name) for name in _names(side)} for side in (held, asked)]
+    sides = [dict(_flat(side)) for side in (held, asked)]
     names = differing(held, asked)
     return ", ".join(f"{n}: {sides[0].get(n)!r} there, {sides[1].get(n)!r} asked" for n in names)
 
 
-def _lookup(table: Mapping[str, Any], name: str) -> Any:
-    for part in name.split("."):
-        table = table[part]
-    return table
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -19,7 +19,7 @@ from voicestyle.files import is_unfinished, written_whole
 from voicestyle.locks import hold, let_go
 from voicestyle.train.content import contents
 from voicestyle.train.distributed import World
-from voicestyle.train.recipe import difference, differing, dump_recipe, load_recipe
+from voicestyle.train.recipe import difference, differing, dump_recipe, read_recipe
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -36,7 +36,7 @@ class Run:
     main one writes, and all read the state: the folder must lie where every host sees it.
     """
 
-    def __init__(self, folder: Path, recipe: dict[str, Any], world: World, lock: BaseFileLock | None = None) -> None:
+    def __init__(self, folder: Path, recipe: Mapping[str, Any], world: World, lock: BaseFileLock | None = None) -> None:
         self.folder = folder
         self.recipe = recipe
         self.world = world
@@ -63,7 +63,9 @@ class Run:
             state.rmdir()
 
     @classmethod
-    def start(cls, folder: str | Path, recipe: dict[str, Any], resume: bool = False, world: World | None = None) -> Run:
+    def start(
+        cls, folder: str | Path, recipe: Mapping[str, Any], resume: bool = False, world: World | None = None
+    ) -> Run:
         """A new run, or with `resume` the one that `folder` holds (a new one where it holds none).
 
         Args:
@@ -93,7 +95,7 @@ class Run:
         return cls(folder, recipe, world, lock)
 
     @staticmethod
-    def _claim(folder: Path, recipe: dict[str, Any], resume: bool, world: World) -> None:
+    def _claim(folder: Path, recipe: Mapping[str, Any], resume: bool, world: World) -> None:
         """Make the folder a run of this recipe, or see that it is one."""
         old = folder / "recipe.toml"
         held = {path.name for path in folder.iterdir() if not is_unfinished(path)} if folder.is_dir() else set()
@@ -101,7 +103,7 @@ class Run:
             if not resume:
                 raise ValueError(f"{folder}: not empty; choose another folder, or continue its run with --resume")
             if old.is_file():
-                its = load_recipe(old)
+                its = read_recipe(old)
                 if not _is_same(folder, its, recipe):
                     raise ValueError(f"{folder}: its run has another recipe ({difference(its, recipe)}); use its own")
                 return
@@ -172,7 +174,7 @@ class Run:
             _write(path, b"".join(lines[n] for n in whole))
 
 
-def _is_same(folder: Path, held: dict[str, Any], asked: dict[str, Any]) -> bool:
+def _is_same(folder: Path, held: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     """Whether two recipes say the same: settings, or places with the content that the run began with."""
     names = differing(held, asked)
     if not names:
@@ -235,8 +237,8 @@ def _summary_writer() -> type[SummaryWriter]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ImportError(
-            "recipe: tensorboard = true: the package tensorboard is not installed; pip install 'voicestyle[log]', or "
-            "set it to false"
+            "tensorboard = true: the package tensorboard is not installed; pip install 'voicestyle[log]', or set it to "
+            "false"
         ) from error
     return SummaryWriter
 

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from voicestyle.schema import NonNegative, SettingError, Share, Whole
+
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in the gray of ITU-R BT.601
 DECAY_60_DB = math.log(1000.0)  # an amplitude that has fallen by 60 dB is a thousandth
 
@@ -23,18 +25,18 @@ class VoiceAugmentation:
     """The section ``[augment.voice]``; everything is off by default."""
 
     crop: bool = False  # a random window; else the one in the middle
-    noise_probability: float = 0.0
+    noise_probability: Share = 0.0
     snr_db: tuple[float, float] = (10.0, 30.0)  # from, to
-    reverb_probability: float = 0.0
+    reverb_probability: Share = 0.0
     t60_s: tuple[float, float] = (0.1, 0.5)  # time in which the reverberation falls by 60 dB, from, to
-    num_time_masks: int = 0  # SpecAugment (Park et al., Interspeech 2019)
-    max_time_mask: int = 0  # frames
-    num_band_masks: int = 0
-    max_band_mask: int = 0  # mel bands
+    num_time_masks: Whole = 0  # SpecAugment (Park et al., Interspeech 2019)
+    max_time_mask: Whole = 0  # frames
+    num_band_masks: Whole = 0
+    max_band_mask: Whole = 0  # mel bands
 
     def __post_init__(self) -> None:
-        _check_range("augment.voice.snr_db", self.snr_db)
-        _check_range("augment.voice.t60_s", self.t60_s, lowest=0)
+        _check_range("snr_db", self.snr_db)
+        _check_range("t60_s", self.t60_s, lowest=0)
 
     @property
     def changes_waveform(self) -> bool:
@@ -52,19 +54,19 @@ class VoiceAugmentation:
 class FaceAugmentation:
     """The section ``[augment.face]``; everything is off by default."""
 
-    crop_shift: float = 0.0  # of the crop's center, in units of its side, to either side
-    crop_scale: float = 0.0  # the side is changed by a factor of 1 - this to 1 + this
+    crop_shift: NonNegative = 0.0  # of the crop's center, in units of its side, to either side
+    crop_scale: Share = 0.0  # the side is changed by a factor of 1 - this to 1 + this
     flip: bool = False  # every second picture is mirrored
-    brightness: float = 0.0  # added: -this to +this, in units of the range [0, 1]
-    contrast: float = 0.0  # factor of 1 - this to 1 + this
-    saturation: float = 0.0  # factor of 1 - this to 1 + this
-    low_resolution_probability: float = 0.0
+    brightness: NonNegative = 0.0  # added: -this to +this, in units of the range [0, 1]
+    contrast: NonNegative = 0.0  # factor of 1 - this to 1 + this
+    saturation: NonNegative = 0.0  # factor of 1 - this to 1 + this
+    low_resolution_probability: Share = 0.0
     low_resolution_px: tuple[int, int] = (32, 96)  # from, to
 
     def __post_init__(self) -> None:
-        _check_range("augment.face.low_resolution_px", self.low_resolution_px, lowest=1)
+        _check_range("low_resolution_px", self.low_resolution_px, lowest=1)
         if self.crop_scale >= 1:
-            raise ValueError(f"augment.face.crop_scale: got {self.crop_scale}, expected less than 1")
+            raise SettingError("crop_scale", f"got {self.crop_scale}, expected less than 1")
 
     @property
     def is_on(self) -> bool:
@@ -73,8 +75,16 @@ class FaceAugmentation:
 
 
 def _check_range(name: str, values: Sequence[float], lowest: float = -math.inf) -> None:
-    if len(values) != 2 or not lowest <= values[0] <= values[1]:
-        raise ValueError(f"{name}: got {tuple(values)}, expected from, to with {lowest:g} <= from <= to")
+    if not lowest <= values[0] <= values[1]:
+        raise SettingError(name, f"got {list(values)}, expected from, to with {lowest:g} <= from <= to")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The section ``[augment]``."""
+
+    voice: VoiceAugmentation = VoiceAugmentation()
+    face: FaceAugmentation = FaceAugmentation()
 
 
 def uniform(low: float, high: float, rng: Generator) -> float:

@@ -26,7 +26,7 @@ from voicestyle.train.encoder.augment import (
     mask_log_mel,
     window_start,
 )
-from voicestyle.train.encoder.settings import Settings
+from voicestyle.train.encoder.settings import EncoderRecipe
 from voicestyle.train.encoder.views import Views, average_windows, canonical_pictures, number_identities, pad_frames
 
 
@@ -51,7 +51,7 @@ def rows_of_step(num_rows: int, batch: int, seed: int, step: int) -> Tensor:
     return order[part * batch : (part + 1) * batch]
 
 
-def view_batches(views: Views, settings: Settings, world: World, first_step: int = 0) -> Iterator[Batch]:
+def view_batches(views: Views, settings: EncoderRecipe, world: World, first_step: int = 0) -> Iterator[Batch]:
     """Batches of cached views from a step on: a random view of each voice and face."""
     num_rows, size = len(views.items), settings.schedule.batch
     for step in range(first_step, settings.schedule.steps):
@@ -76,7 +76,7 @@ class Items(Dataset):
 
     items: tuple[Item, ...]
     log_mels: LogMelShards  # of all items
-    settings: Settings
+    settings: EncoderRecipe
 
     @property
     def identities(self) -> Tensor:
@@ -98,7 +98,7 @@ class Items(Dataset):
 
     def voice(self, item: Item, rng: torch.Generator) -> Tensor:
         """A window (1, n_mels, num_frames) of the item's voice, augmented."""
-        front_end, config = self.settings.encoder.log_mel, self.settings.augment_voice
+        front_end, config = self.settings.encoder.config.log_mel, self.settings.augment.voice
         held = self._changed(item, rng) if config.changes_waveform else self.log_mels[item.key]
         held = pad_frames(held, front_end.num_frames)
         start = window_start(held.shape[2], front_end.num_frames, config, rng)
@@ -106,24 +106,24 @@ class Items(Dataset):
 
     def _changed(self, item: Item, rng: torch.Generator) -> Tensor:
         """The log-mel of the recording in a room or in noise, its silence removed before."""
-        front_end = self.settings.encoder.log_mel
+        front_end = self.settings.encoder.config.log_mel
         waveform = load_audio(item.voice, front_end.sample_rate)
         if front_end.front_end.startswith("ge2e"):
             waveform = normalize_volume(waveform)
         if front_end.vad:
             waveform = remove_silence(waveform, front_end)
-        waveform = augment_waveform(waveform, self.settings.augment_voice, front_end.sample_rate, rng)
+        waveform = augment_waveform(waveform, self.settings.augment.voice, front_end.sample_rate, rng)
         return log_mel(waveform, front_end)
 
     def face(self, item: Item, rng: torch.Generator) -> Tensor:
         """One of the item's pictures (3, S, S), augmented."""
-        frame, config = self.settings.encoder.image, self.settings.augment_face
+        frame, config = self.settings.encoder.image, self.settings.augment.face
         pictures = canonical_pictures(item, self.settings.views.wild)
         picture = pictures[int(torch.randint(len(pictures), (), generator=rng))]
         return augment_picture(crop_resize(picture, jitter_crop(frame.crop, config, rng), frame.size)[0], config, rng)
 
 
-def item_batches(items: Items, settings: Settings, world: World, first_step: int = 0) -> Iterator[Batch]:
+def item_batches(items: Items, settings: EncoderRecipe, world: World, first_step: int = 0) -> Iterator[Batch]:
     """Batches of items that are read on the way, from a step on."""
     plan = _Plan(len(items), settings, world, first_step)
     workers = settings.views.num_workers
@@ -140,7 +140,7 @@ class _Plan:
     """For each step the (row, seed) of this process' share."""
 
     num_rows: int
-    settings: Settings
+    settings: EncoderRecipe
     world: World
     first_step: int
 
@@ -156,7 +156,7 @@ class _Plan:
             yield list(zip(rows[own].tolist(), seeds[own].tolist(), strict=True))
 
 
-def batches(data: Views | Items, settings: Settings, world: World, first_step: int = 0) -> Iterator[Batch]:
+def batches(data: Views | Items, settings: EncoderRecipe, world: World, first_step: int = 0) -> Iterator[Batch]:
     """The batches of either kind of data, from a step to the last."""
     made = view_batches if isinstance(data, Views) else item_batches
     return made(data, settings, world, first_step)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from voicestyle.nn.cohort import RIDGE, CohortBridge
 from voicestyle.nn.encoder import VoiceFaceEncoder
+from voicestyle.schema import SettingError
 from voicestyle.train.encoder.settings import StartConfig
 
 
@@ -79,8 +80,8 @@ def _standardized(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Features (N, F) as the analysis sees them, the scale (F,) and the mean (F,) that made them so."""
     if len(scales) != len(blocks):
-        raise ValueError(
-            f"recipe: start: {len(scales)} scales, expected {len(blocks)}: one for each of the features {list(blocks)}"
+        raise SettingError(
+            "start", f"{len(scales)} scales, expected {len(blocks)}: one for each of the features {blocks}"
         )
     mean = w @ x
     variance = w @ (x - mean).square()

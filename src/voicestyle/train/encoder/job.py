@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -25,17 +25,18 @@ from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.train.distributed import World, connect
 from voicestyle.train.encoder.batches import Items, batches
 from voicestyle.train.encoder.cohort import set_chances
-from voicestyle.train.encoder.settings import Settings, read_settings
+from voicestyle.train.encoder.settings import EncoderRecipe, read_settings
 from voicestyle.train.encoder.start import start_encoder, towers_of
 from voicestyle.train.encoder.supervision import Supervision
 from voicestyle.train.encoder.trainer import Trainer
 from voicestyle.train.encoder.validation import association_auc, deal_identities, embed, hold_out
 from voicestyle.train.encoder.views import SIDES, Views, load_views, usable_items
+from voicestyle.train.recipe import named
 from voicestyle.train.run import Run, write_json
 
 
 def train_encoder(
-    recipe: dict[str, Any], out: str | Path, resume: bool = False, progress: bool = True, device: str | None = None
+    recipe: Mapping[str, Any], out: str | Path, resume: bool = False, progress: bool = True, device: str | None = None
 ) -> VoiceFaceEncoder:
     """The encoder that `recipe` describes, trained on the ``train`` split of its manifest, in evaluation mode.
 
@@ -54,9 +55,9 @@ def train_encoder(
         ConnectionError: another process was lost
     """
     settings = read_settings(recipe)
-    items = _train_items(recipe)
-    with connect(device) as world, Run.start(out, recipe, resume, world) as run:
-        job = _Job(settings, recipe, world, progress and world.is_main)
+    items = _train_items(settings)
+    with named(recipe), connect(device) as world, Run.start(out, recipe, resume, world) as run:
+        job = _Job(settings, world, progress and world.is_main)
         data = job.load(items)
         held = hold_out(data.identities, settings.validation.fraction, settings.seed)
         watched = job.views(data.take(held)) if held.any() else None
@@ -72,14 +73,14 @@ def train_encoder(
             set_chances(encoder, *embed(towers, views, settings.are_features), views.identities)
         encoder = encoder.cpu()
         if world.is_main:
-            config = VoiceStyleConfig(recipe["name"], settings.encoder, license=recipe["license"])
-            save_model(run.folder / "model", config, encoder, metadata=_provenance(recipe, len(used.items), trainer))
+            config = VoiceStyleConfig(settings.name, settings.encoder.config, license=settings.license)
+            save_model(run.folder / "model", config, encoder, metadata=_provenance(len(used.items), trainer))
         world.barrier()
     return encoder
 
 
 def cross_validate(
-    recipe: dict[str, Any],
+    recipe: Mapping[str, Any],
     num_folds: int = 5,
     out: str | Path | None = None,
     progress: bool = True,
@@ -99,10 +100,10 @@ def cross_validate(
         device: "cpu", "cuda", ...; None: the GPU where there is one
     """
     settings = read_settings(recipe)
-    items = _train_items(recipe)
+    items = _train_items(settings)
     scores: dict[str, list[float]] = {}
-    with connect(device) as world:
-        job = _Job(settings, recipe, world, progress and world.is_main)
+    with named(recipe), connect(device) as world:
+        job = _Job(settings, world, progress and world.is_main)
         data = job.load(items)
         fold_of = deal_identities(data.identities, num_folds, settings.seed)
         for fold in tqdm(range(num_folds), disable=None if job.progress else True, desc="folds"):
@@ -120,7 +121,7 @@ def cross_validate(
 
 
 def score_split(
-    recipe: dict[str, Any], encoder: VoiceFaceEncoder, split: str = "val", picture: int = 0, progress: bool = True
+    recipe: Mapping[str, Any], encoder: VoiceFaceEncoder, split: str = "val", picture: int = 0, progress: bool = True
 ) -> dict[str, float]:
     """Verification AUC by stratum of a trained encoder on a split of its recipe's manifest.
 
@@ -132,20 +133,20 @@ def score_split(
         progress: show bars
     """
     settings = read_settings(recipe)
-    job = _Job(settings, recipe, World(next(encoder.parameters()).device), progress)
-    return job.score(encoder, job.load_views(usable_items(Manifest.read(recipe["manifest"]).split(split))), picture)
+    job = _Job(settings, World(next(encoder.parameters()).device), progress)
+    return job.score(encoder, job.load_views(usable_items(Manifest.read(settings.manifest).split(split))), picture)
 
 
-def _train_items(recipe: dict[str, Any]) -> list[Item]:
+def _train_items(settings: EncoderRecipe) -> list[Item]:
     """What a recipe trains on: the train split of its manifest, and of further ones, of other people."""
-    manifests = [Manifest.read(path).split("train") for path in (recipe["manifest"], *recipe.get("more_manifests", []))]
+    manifests = [Manifest.read(path).split("train") for path in (settings.manifest, *settings.more_manifests)]
     items = tuple(item for manifest in manifests for item in manifest)
     return usable_items(Manifest(items, " and ".join(manifest.name for manifest in manifests)))
 
 
 def _train(trainer: Trainer, data: Views | Items, held: Views | None, run: Run, progress: bool) -> None:
     """All steps that are left, with log, states and validation."""
-    recipe, settings = run.recipe, trainer.settings
+    settings = trainer.settings
     steps, batch_size = settings.schedule.steps, min(settings.schedule.batch, len(data.items))
     shown: dict[str, str] = {}
     with tqdm(
@@ -165,11 +166,11 @@ def _train(trainer: Trainer, data: Views | Items, held: Views | None, run: Run, 
                 if trainer.best.is_final:
                     bar.set_description("encoder, stopped early")
             is_final = is_last or trainer.best.is_final
-            if trainer.step % recipe["log_every"] == 0:
+            if trainer.step % settings.log_every == 0:
                 values = _finite(losses, trainer.step)
                 run.log(trainer.step, **values, lr=lr, clusters=len(trainer.objective.clusters))
                 bar.set_postfix({"loss": f"{values['loss']:.3f}", **shown})
-            if trainer.step % recipe["save_every"] == 0 or is_final:
+            if trainer.step % settings.save_every == 0 or is_final:
                 _finite(losses, trainer.step)
                 run.save_state(trainer.state_dict())
 
@@ -193,16 +194,16 @@ def _finite(losses: dict[str, Tensor], step: int) -> dict[str, float]:
 class _Job:
     """A recipe in a world: what it reads, and the trainers that it makes."""
 
-    def __init__(self, settings: Settings, recipe: dict[str, Any], world: World, progress: bool) -> None:
-        self.settings, self.recipe, self.world, self.progress = settings, recipe, world, progress
+    def __init__(self, settings: EncoderRecipe, world: World, progress: bool) -> None:
+        self.settings, self.world, self.progress = settings, world, progress
 
     def encoder(self) -> VoiceFaceEncoder:
         """The encoder before training, on its device."""
-        return start_encoder(self.settings, self.recipe).to(self.world.device)
+        return start_encoder(self.settings).to(self.world.device)
 
     def load(self, items: Sequence[Item]) -> Views | Items:
         """What batches are made of."""
-        if self.settings.views.read != "items":
+        if self.settings.read != "items":
             return self.load_views(items)
         shards = self._shards(items)
         return Items(tuple(item for item in items if item.key in shards), shards, self.settings)
@@ -238,7 +239,7 @@ class _Job:
         """Views of some items: features or inputs, by default what the towers see."""
         are_features = self.settings.are_features if are_features is None else are_features
         return load_views(
-            items, self.encoder(), self.settings.views, self.recipe["cache"],
+            items, self.encoder(), self.settings.views, self.settings.cache,
             are_features=are_features, sides=sides, world=self.world, progress=self.progress,
         )  # fmt: skip
 
@@ -258,12 +259,12 @@ class _Job:
 
     def _shards(self, items: Sequence[Item]) -> LogMelShards:
         """Log-mels of the items: those that the recipe names, or new ones in its cache."""
-        front_end, given = self.settings.encoder.log_mel, self.settings.views.shards
+        front_end, given = self.settings.encoder.config.log_mel, self.settings.views.shards
         if given:
             return LogMelShards(given, front_end)
         told = [(item.key, item.voice.name, item.voice.stat().st_size) for item in items if item.voice]
         name = sha256_of(json.dumps([front_end_fingerprint(front_end), told]).encode())[:16]
-        folder = Path(self.recipe["cache"]) / f"log_mels-{name}"
+        folder = Path(self.settings.cache) / f"log_mels-{name}"
 
         def make() -> None:
             with tqdm(total=len(items), disable=None if self.progress else True, desc="log-mels") as bar:
@@ -274,15 +275,16 @@ class _Job:
         return LogMelShards(folder, front_end)
 
 
-def _provenance(recipe: dict[str, Any], num_pairs: int, trainer: Trainer) -> dict[str, Any]:
+def _provenance(num_pairs: int, trainer: Trainer) -> dict[str, Any]:
+    settings = trainer.settings
     sources = {}
     for name in ("voice_weights", "second_voice_weights", "face_weights", "second_face_weights"):
-        if recipe.get(name):
-            path = Path(recipe[name])
+        if getattr(settings, name):
+            path = Path(getattr(settings, name))
             for part in dict.fromkeys((path, path.with_suffix(".bin"))):  # a network of TensorFlow.js lies in two files
                 if part.is_file():
                     sources[part.name] = sha256_of(part)
-    told = {"sources": sources, "num_pairs": num_pairs, "seed": recipe["seed"]}
+    found: dict[str, Any] = {"sources": sources, "num_pairs": num_pairs, "seed": settings.seed}
     if trainer.best.weights:
-        told["validation"] = {"auc": trainer.best.auc, "step": trainer.best.step}
-    return told
+        found["validation"] = {"auc": trainer.best.auc, "step": trainer.best.step}
+    return found

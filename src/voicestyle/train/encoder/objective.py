@@ -10,6 +10,7 @@ from torch import Tensor
 
 from voicestyle.clustering import Clusters, kmeans
 from voicestyle.losses import cmpc_loss, cmpc_loss_reference
+from voicestyle.schema import SettingError
 from voicestyle.seeds import mixed_rng, mixed_seed
 from voicestyle.train.distributed import World
 from voicestyle.train.encoder.settings import ObjectiveConfig
@@ -31,10 +32,7 @@ class Objective:
 
     def __init__(self, config: ObjectiveConfig, identities: Tensor, embed_dim: int, seed: int, world: World) -> None:
         if (most := max(config.prototypes, default=0)) > len(identities):
-            raise ValueError(
-                f"recipe: objective.prototypes: got {most} prototypes for {len(identities)} pairs to train on; ask for "
-                "fewer"
-            )
+            raise SettingError("objective.prototypes", f"got {most}, for {len(identities)} pairs; ask for fewer")
         self.config, self.seed, self.world = config, seed, world
         self.identities = identities.to(world.device)
         noise = torch.randn(2, len(identities), embed_dim, generator=mixed_rng(seed, "memory"))

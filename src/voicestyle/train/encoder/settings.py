@@ -3,39 +3,63 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
-from voicestyle.config import EncoderConfig, LogMelConfig, from_dict
-from voicestyle.train.encoder.augment import FaceAugmentation, VoiceAugmentation
-from voicestyle.train.recipe import defaults_of
+from voicestyle.config import EncoderConfig, FaceBackbone, FrontEnd, ImageConfig, LogMelConfig, VoiceBackbone
+from voicestyle.schema import Count, NonNegative, Positive, Range, SettingError, Share, Whole
+from voicestyle.train.encoder.augment import Augmentation
+from voicestyle.train.recipe import settings_of
 
-LOG_MELS = {"cmpc": LogMelConfig.cmpc, "cmpc2": LogMelConfig.cmpc2, "ge2e": LogMelConfig.ge2e,
-    "ge2e+fbank": LogMelConfig.ge2e_fbank}  # fmt: skip
-MAX_SEED = 2**29  # a step's seed must fit into 64 bits
-REQUIRED = (
-    "seed", "name", "license", "manifest", "cache", "voice_weights", "face_weights", "save_every", "log_every",
-    "encoder", "views", "start", "objective", "schedule",
-)  # fmt: skip
-# off where a recipe lacks them
-OPTIONAL = (
-    "tensorboard", "validation", "supervision", "augment", "more_manifests", "second_voice_weights",
-    "second_face_weights", "int8",
-)  # fmt: skip
-LEAST = {"seed": 0, "save_every": 1, "log_every": 1}  # whole numbers
+LOG_MELS = {
+    "cmpc": LogMelConfig.cmpc,
+    "cmpc2": LogMelConfig.cmpc2,
+    "ge2e": LogMelConfig.ge2e,
+    "ge2e+fbank": LogMelConfig.ge2e_fbank,
+}
+
+
+@dataclass(frozen=True)
+class TowerConfig:
+    """The section ``[encoder]``: an `EncoderConfig`, whose front end of voices has a name."""
+
+    voice_backbone: VoiceBackbone
+    face_backbone: FaceBackbone
+    log_mel: FrontEnd
+    image: ImageConfig
+    embed_dim: Count
+    bridge_hidden: Whole = EncoderConfig.bridge_hidden
+    backbone_width: Count = EncoderConfig.backbone_width
+    bridge_dropout: Share = EncoderConfig.bridge_dropout
+    second_image: ImageConfig | None = None
+    bridge: Literal["mlp", "cohort"] = "mlp"
+    num_chances: Whole = 0
+    num_frames: Count | None = None  # shorter crops than the front end's own make training cheaper
+
+    @property
+    def config(self) -> EncoderConfig:
+        """What is stored with the weights."""
+        front_end = LOG_MELS[self.log_mel]()
+        if self.num_frames:
+            front_end = dataclasses.replace(front_end, num_frames=self.num_frames)
+        return EncoderConfig(
+            self.voice_backbone, self.face_backbone, front_end, self.image, self.embed_dim, self.bridge_hidden,
+            self.backbone_width, self.bridge_dropout, self.second_image, self.bridge, self.num_chances,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ViewConfig:
     """The section ``[views]``: what the networks see of an item, see `views` and `batches`."""
 
-    num_windows: int  # evenly spaced windows of `log_mel.num_frames`, each voice; 0: the whole of it (features only)
-    windows_per_view: int  # features of so many random windows are averaged to one view (features only)
+    num_windows: Whole  # evenly spaced windows of `log_mel.num_frames`, each voice; 0: the whole of it (features only)
+    windows_per_view: Count  # features of so many random windows are averaged to one view (features only)
     wild: bool  # also the face in the wild, aligned by its box, beside the frontal picture
     # features: what frozen backbones say of each view, computed once; inputs: the views themselves, computed once and
     # kept in memory; items: read and augmented anew at every step. Default: features where there are ..._weights
     read: Literal["", "features", "inputs", "items"] = ""
-    num_workers: int = 0  # processes that read items
+    num_workers: Whole = 0  # processes that read items
     # items: folder of cached log-mels (`data.shards`); empty: they are made in the recipe's cache. Recordings are read
     # all the same for noise and reverberation, and for held-out voices
     shards: str = ""
@@ -45,9 +69,9 @@ class ViewConfig:
 class StartConfig:
     """The section ``[start]``: see `start.canonical_start`, and `cohort.cohort_start` for cohort bridges."""
 
-    ridge: float  # 0: bridges start at random; cohort bridges: of the voices, in units of their total variance
-    power: float
-    face_ridge: float = 0.0  # cohort bridges: of the faces, in units of their total variance
+    ridge: NonNegative  # 0: bridges start at random; cohort bridges: of the voices, in units of their total variance
+    power: NonNegative
+    face_ridge: NonNegative = 0.0  # cohort bridges: of the faces, in units of their total variance
     voice_scales: tuple[float, ...] = (1.0,)  # cohort bridges: of the features of each kind; see `blocks` of a backbone
     face_scales: tuple[float, ...] = (1.0,)
     more_weight: float = 1.0  # cohort bridges: how much a pair of `more_manifests` counts
@@ -57,12 +81,12 @@ class StartConfig:
 class ObjectiveConfig:
     """The section ``[objective]``: see `losses.cmpc_loss`."""
 
-    temperature: float
-    prototypes: tuple[int, ...]  # k-means granularities; none: instance contrast alone (CID)
-    prototype_weight: float
-    cluster_after: int  # steps
-    cluster_every: int  # steps
-    memory_momentum: float  # weight of the old entry of the memory bank
+    temperature: Positive
+    prototypes: tuple[Count, ...]  # k-means granularities; none: instance contrast alone (CID)
+    prototype_weight: NonNegative
+    cluster_after: Whole  # steps
+    cluster_every: Count  # steps
+    memory_momentum: Share  # weight of the old entry of the memory bank
     recalibration: bool = True
     variant: Literal["paper", "reference"] = "paper"  # reference: `losses.cmpc_loss_reference`
     forget_prototypes: bool = False  # use them at the one step after a clustering, as the authors' training loop does
@@ -72,29 +96,33 @@ class ObjectiveConfig:
 class ScheduleConfig:
     """The section ``[schedule]``: warm-up and cosine, and how a step is made."""
 
-    steps: int
-    batch: int  # pairs, over all processes
-    lr: float
-    min_lr: float
-    warmup: int  # steps
-    weight_decay: float
-    ema: float  # decay of the average of the weights, which is what training returns
+    steps: Whole  # 0: none, with start.ridge
+    batch: Annotated[int, Range(2)]  # pairs, over all processes
+    lr: Positive
+    min_lr: NonNegative
+    warmup: Whole  # steps
+    weight_decay: NonNegative
+    ema: Share  # decay of the average of the weights, which is what training returns
     optimizer: Literal["adamw", "adam"] = "adamw"  # adam: weight decay is part of the gradient, as in the paper
-    micro_batch: int = 0  # pairs that go through the networks at a time, each process; 0: all
-    clip_norm: float = 0.0  # of all gradients together; 0: no clipping
+    micro_batch: Whole = 0  # pairs that go through the networks at a time, each process; 0: all
+    clip_norm: NonNegative = 0.0  # of all gradients together; 0: no clipping
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the networks; the loss is float32
     compile: bool = False  # the towers, by torch.compile: a minute or two at the start
     unfreeze: tuple[str, ...] = ()  # parts of frozen backbones that are trained, e.g. "face_backbone.blocks.13"
-    backbone_lr: float = 1.0  # their learning rate, in units of `lr`
+    backbone_lr: NonNegative = 1.0  # their learning rate, in units of `lr`
 
 
 @dataclass(frozen=True)
 class ValidationConfig:
     """The section ``[validation]``: train identities that are held out and choose the best weights."""
 
-    fraction: float = 0.0  # of the identities; 0: none, the last weights are returned
-    every: int = 50  # steps
-    patience: int = 0  # validations without a better AUC before training stops; 0: never
+    fraction: Share = 0.0  # of the identities; 0: none, the last weights are returned
+    every: Count = 50  # steps
+    patience: Whole = 0  # validations without a better AUC before training stops; 0: never
+
+    def __post_init__(self) -> None:
+        if self.fraction == 1:
+            raise SettingError("fraction", "got 1, expected less: somebody has to be trained on")
 
 
 @dataclass(frozen=True)
@@ -103,166 +131,115 @@ class SupervisionConfig:
 
     voices: str = ""  # manifest with voices and genders; empty: none
     faces: str = ""  # manifest with faces, genders and ages; empty: none
-    batch: int = 64  # of each, a step, over all processes
-    sex_weight: float = 0.0
-    age_weight: float = 0.0
-    lr: float = 1e-2  # of the heads
+    batch: Count = 64  # of each, a step, over all processes
+    sex_weight: NonNegative = 0.0
+    age_weight: NonNegative = 0.0
+    lr: Positive = 1e-2  # of the heads
+
+    def __post_init__(self) -> None:
+        for name in ("sex_weight", "age_weight"):
+            if getattr(self, name) and not (self.voices or self.faces):
+                raise SettingError(name, "above 0, it needs the manifest `voices` or `faces`")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """A whole recipe."""
+class EncoderRecipe:
+    """A whole recipe; sections that it lacks are off."""
 
-    seed: int
-    encoder: EncoderConfig
+    seed: Whole
+    name: str  # of the model
+    license: str  # of the model
+    manifest: str  # its split ``train`` is trained on
+    cache: str  # folder for views and log-mels
+    voice_weights: str  # published weights of frozen backbones, both or neither ("")
+    face_weights: str
+    save_every: Count  # steps
+    log_every: Count  # steps
+    encoder: TowerConfig
     views: ViewConfig
     start: StartConfig
     objective: ObjectiveConfig
     schedule: ScheduleConfig
-    validation: ValidationConfig
-    supervision: SupervisionConfig
-    augment_voice: VoiceAugmentation
-    augment_face: FaceAugmentation
-    pretrained: bool  # backbones start from published weights, and stay so but for `schedule.unfreeze`
+    validation: ValidationConfig = ValidationConfig()
+    supervision: SupervisionConfig = SupervisionConfig()
+    augment: Augmentation = Augmentation()
+    more_manifests: tuple[str, ...] = ()  # of other people, whose split ``train`` is trained on too
+    second_voice_weights: str = ""  # of the second of two voice backbones
+    second_face_weights: str = ""
     int8: tuple[str, ...] = ()  # networks whose published weights are rounded, see `int8.rounded`
+    tensorboard: bool = False
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether backbones start from published weights, and stay so but for `schedule.unfreeze`."""
+        return bool(self.voice_weights)
+
+    @property
+    def read(self) -> Literal["features", "inputs", "items"]:
+        """What is read of each item, see `ViewConfig.read`."""
+        return self.views.read or ("features" if self.pretrained else "inputs")
 
     @property
     def are_features(self) -> bool:
         """Whether the towers see features, so that they are bridges alone."""
-        return self.views.read == "features"
+        return self.read == "features"
 
+    def __post_init__(self) -> None:
+        """Raise `SettingError` for settings that contradict each other."""
+        if bool(self.voice_weights) != bool(self.face_weights):
+            missing = "face_weights" if self.voice_weights else "voice_weights"
+            raise SettingError(missing, "got '', expected both voice_weights and face_weights (frozen) or neither")
+        if not self.pretrained:
+            self._check_from_scratch()
+        if not self.are_features:
+            self._check_inputs()
+        elif self.schedule.unfreeze:
+            raise SettingError("schedule.unfreeze", "cached features would not change; set views.read = 'inputs'")
+        if not self.schedule.steps and not self.start.ridge:
+            raise SettingError("schedule.steps", "got 0, expected 1 or more; none is enough with start.ridge above 0")
+        for name in ("sex_weight", "age_weight"):
+            if getattr(self.supervision, name) and not (self.supervision.voices or self.supervision.faces):
+                raise SettingError(f"supervision.{name}", "above 0, it needs the manifest `voices` or `faces`")
+        self._check_items()
 
-def defaults() -> dict[str, Any]:
-    """What a recipe may leave out, and what holds then, nested as in a recipe."""
-    sections = {
-        "encoder": EncoderConfig, "views": ViewConfig, "objective": ObjectiveConfig, "schedule": ScheduleConfig,
-        "validation": ValidationConfig, "supervision": SupervisionConfig,
-    }  # fmt: skip
-    augment = {"voice": defaults_of(VoiceAugmentation), "face": defaults_of(FaceAugmentation)}
-    plain = {
-        "tensorboard": False, "more_manifests": [], "second_voice_weights": "", "second_face_weights": "", "int8": [],
-    }  # fmt: skip
-    return {**plain, "augment": augment, **{name: defaults_of(cls) for name, cls in sections.items()}}
-
-
-def read_settings(recipe: dict[str, Any]) -> Settings:
-    """The settings of a recipe; sections that it lacks are off.
-
-    Raises:
-        ValueError: unknown, missing or contradicting settings
-    """
-    if unknown := sorted(set(recipe) - {*REQUIRED, *OPTIONAL}):
-        raise ValueError(f"recipe: unknown settings {unknown}; known: {sorted((*REQUIRED, *OPTIONAL))}")
-    if missing := sorted(set(REQUIRED) - set(recipe)):
-        raise ValueError(f"recipe: missing {missing}")
-    _check_plain(recipe)
-    encoder = dict(recipe["encoder"])
-    if encoder.get("log_mel") not in LOG_MELS:
-        raise ValueError(f"recipe: encoder.log_mel: got {encoder.get('log_mel')!r}, expected one of {sorted(LOG_MELS)}")
-    encoder["log_mel"] = LOG_MELS[encoder["log_mel"]]()
-    if "num_frames" in encoder:  # shorter crops than the front end's own make training cheaper
-        frames = encoder.pop("num_frames")
-        if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1:
-            raise ValueError(f"recipe: encoder.num_frames: got {frames!r}, expected a whole number of 1 or more")
-        encoder["log_mel"] = dataclasses.replace(encoder["log_mel"], num_frames=frames)
-    weights = recipe["voice_weights"], recipe["face_weights"]
-    if bool(weights[0]) != bool(weights[1]):
-        raise ValueError(f"recipe: voice_weights and face_weights: got {weights}, expected both (frozen) or neither")
-    augment = recipe.get("augment", {})
-    views = _section(ViewConfig, recipe["views"], "views")
-    if not views.read:
-        views = dataclasses.replace(views, read="features" if weights[0] else "inputs")
-    settings = Settings(
-        recipe["seed"],
-        from_dict(EncoderConfig, encoder, "recipe: [encoder]"),
-        views,
-        _section(StartConfig, recipe["start"], "start"),
-        _section(ObjectiveConfig, recipe["objective"], "objective"),
-        _section(ScheduleConfig, recipe["schedule"], "schedule"),
-        _section(ValidationConfig, recipe.get("validation", {}), "validation"),
-        _section(SupervisionConfig, recipe.get("supervision", {}), "supervision"),
-        _section(VoiceAugmentation, augment.get("voice", {}), "augment.voice"),
-        _section(FaceAugmentation, augment.get("face", {}), "augment.face"),
-        pretrained=bool(weights[0]),
-        int8=tuple(recipe.get("int8", ())),
-    )
-    _check(settings)
-    return settings
-
-
-def _check_plain(recipe: dict[str, Any]) -> None:
-    """Raise ValueError for settings outside of the sections that are of another type or too small."""
-    for name, value in recipe.items():
-        if name in LEAST and (isinstance(value, bool) or not isinstance(value, int) or value < LEAST[name]):
-            raise ValueError(f"recipe: {name}: got {value!r}, expected a whole number of {LEAST[name]} or more")
-        if name in REQUIRED and name not in LEAST and not isinstance(value, (str, dict)):
-            raise ValueError(f"recipe: {name}: got {value!r}, expected text in quotes")
-
-
-def _section(cls: type, values: dict[str, Any], name: str) -> Any:
-    """A section as its dataclass, with the types that it declares."""
-    made = from_dict(cls, values, f"recipe: [{name}]")
-    for field, hint in get_type_hints(cls).items():
-        value = getattr(made, field)
-        if get_origin(hint) is Literal and value not in get_args(hint):
-            choices = [choice for choice in get_args(hint) if choice]
-            raise ValueError(f"recipe: {name}.{field}: got {value!r}, expected one of {choices}")
-        if hint in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, hint)) or value < 0):
-            raise ValueError(f"recipe: {name}.{field}: got {value!r}, expected a number of 0 or more")
-        if hint in (bool, str) and not isinstance(value, hint):
-            expected = "true or false" if hint is bool else "text in quotes"
-            raise ValueError(f"recipe: {name}.{field}: got {value!r}, expected {expected}")
-    return made
-
-
-def _check(settings: Settings) -> None:
-    """Raise ValueError for settings that contradict each other."""
-    views, schedule = settings.views, settings.schedule
-    if not 0 <= settings.seed < MAX_SEED:
-        raise ValueError(f"recipe: seed: got {settings.seed}, expected 0 to {MAX_SEED - 1}")
-    if not settings.pretrained:
-        needs = {
-            "start.ridge > 0": settings.start.ridge,
-            "views.windows_per_view > 1": views.windows_per_view != 1,
-            "views.read = 'features'": settings.are_features,
-            "schedule.unfreeze": schedule.unfreeze,
+    def _check_from_scratch(self) -> None:
+        """What backbones that are trained from scratch cannot have."""
+        asked = {
+            "start.ridge": self.start.ridge,
+            "views.windows_per_view": self.views.windows_per_view != 1,
+            "views.read": self.are_features,
+            "schedule.unfreeze": self.schedule.unfreeze,
         }
-        if asked := [name for name, is_set in needs.items() if is_set]:
-            raise ValueError(f"recipe: {' and '.join(asked)} need frozen backbones (..._weights)")
-    if views.windows_per_view != 1 and not settings.are_features:
-        raise ValueError("recipe: views.windows_per_view > 1 averages features: set views.read = 'features'")
-    if "+" in settings.encoder.voice_backbone + settings.encoder.face_backbone and not settings.are_features:
-        raise ValueError("recipe: two backbones a tower are frozen: set views.read = 'features'")
-    if settings.are_features and schedule.unfreeze:
-        raise ValueError("recipe: schedule.unfreeze: cached features would not change; set views.read = 'inputs'")
-    if views.read != "items":
-        asked = [
-            name for name, part in (("voice", settings.augment_voice), ("face", settings.augment_face)) if part.is_on
-        ]
-        if asked or views.shards:
-            raise ValueError(
-                f"recipe: augment.{' and augment.'.join(asked) or 'voice'} and views.shards need views.read = 'items'"
-            )
-    if views.shards and settings.augment_voice.changes_waveform:
-        raise ValueError("recipe: augment.voice: noise and reverberation need audio, not views.shards")
-    if not views.num_windows and not settings.are_features:
-        raise ValueError("recipe: views.num_windows: got 0 (whole voices), which needs views.read = 'features'")
-    if schedule.batch < 2 or not (schedule.steps or settings.start.ridge) or not schedule.lr:
-        raise ValueError(
-            f"recipe: schedule: got batch {schedule.batch}, steps {schedule.steps}, lr {schedule.lr}; expected a batch "
-            "of 2 or more, one step or more (with start.ridge > 0 none is enough), and a rate above 0"
-        )
-    objective = settings.objective
-    if not objective.temperature:
-        raise ValueError("recipe: objective.temperature: got 0, expected a number above 0")
-    if any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in objective.prototypes):
-        raise ValueError(
-            f"recipe: objective.prototypes: got {[*objective.prototypes]}, expected whole numbers of 1 or more"
-        )
-    if objective.prototypes and not objective.cluster_every:
-        raise ValueError("recipe: objective.cluster_every: got 0 steps, expected 1 or more")
-    told = settings.supervision
-    if (told.sex_weight or told.age_weight) and not (told.voices or told.faces):
-        raise ValueError("recipe: supervision: weights above 0 need the manifest `voices` or `faces`")
-    if not 0 <= settings.validation.fraction < 1 or settings.validation.every < 1:
-        raise ValueError("recipe: validation: expected a fraction from 0 to below 1, and 1 step or more between two")
+        for key, is_set in asked.items():
+            if is_set:
+                raise SettingError(key, "needs frozen backbones (voice_weights and face_weights)")
+
+    def _check_inputs(self) -> None:
+        """What only features can have."""
+        asked = {
+            "views.windows_per_view": self.views.windows_per_view != 1 and "above 1, it averages features",
+            "views.num_windows": not self.views.num_windows and "0 (whole voices) is for features",
+            "encoder.voice_backbone": "+" in self.encoder.voice_backbone and "two backbones are frozen",
+            "encoder.face_backbone": "+" in self.encoder.face_backbone and "two backbones are frozen",
+        }
+        for key, problem in asked.items():
+            if problem:
+                raise SettingError(key, f"{problem}: set views.read = 'features'")
+
+    def _check_items(self) -> None:
+        """What only items that are read anew at every step can have."""
+        asked = {
+            "augment.voice": self.augment.voice.is_on,
+            "augment.face": self.augment.face.is_on,
+            "views.shards": self.views.shards,
+        }
+        for key, is_set in asked.items():
+            if is_set and self.read != "items":
+                raise SettingError(key, "needs views.read = 'items'")
+        if self.views.shards and self.augment.voice.changes_waveform:
+            raise SettingError("augment.voice", "noise and reverberation need recordings, not views.shards")
+
+
+def read_settings(recipe: Mapping[str, Any]) -> EncoderRecipe:
+    """The settings of a recipe; a ValueError that says file, line and key where one does not fit."""
+    return settings_of(recipe, EncoderRecipe)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +10,9 @@ from voicestyle.convert.campplus import from_3d_speaker
 from voicestyle.convert.ge2e import from_resemblyzer
 from voicestyle.int8 import rounded
 from voicestyle.nn.encoder import VoiceFaceEncoder
-from voicestyle.train.encoder.settings import Settings
+from voicestyle.schema import SettingError
+from voicestyle.seeds import seeded
+from voicestyle.train.encoder.settings import EncoderRecipe
 
 SIDES = ("voice", "face")
 READERS = {  # of the published weights of frozen networks
@@ -25,33 +23,24 @@ READERS = {  # of the published weights of frozen networks
 }
 
 
-@contextmanager
-def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Seeds what draws from the global generators (dropout, initial weights) and leaves them as they were."""
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
-
-
-def start_encoder(settings: Settings, recipe: dict[str, Any]) -> VoiceFaceEncoder:
+def start_encoder(settings: EncoderRecipe) -> VoiceFaceEncoder:
     """The encoder before training: published backbones, frozen but for what is to be trained; the rest from the seed.
 
     Raises:
         ValueError: no weights are known for a backbone, or a part to be trained does not exist
     """
     with seeded(settings.seed):
-        encoder = VoiceFaceEncoder(settings.encoder)
+        encoder = VoiceFaceEncoder(settings.encoder.config)
     if not settings.pretrained:
         return encoder
     for side in SIDES:
         names = getattr(settings.encoder, f"{side}_backbone").split("+")
         backbone = getattr(encoder, f"{side}_backbone")
         networks = [backbone] if len(names) == 1 else [backbone.first, backbone.second]
-        for name, network, path in zip(names, networks, weights_of(recipe, side, len(names)), strict=True):
+        for name, network, path in zip(names, networks, weights_of(settings, side, len(names)), strict=True):
             if name not in READERS:
-                known = [*READERS]
-                raise ValueError(f"recipe: {side}_weights: no published weights of {name!r} are known, only {known}")
+                known = ", ".join(map(repr, READERS))
+                raise SettingError(f"{side}_weights", f"no published weights of {name!r} are known, only of {known}")
             state = READERS[name](path)
             network.load_state_dict({k: rounded(v) for k, v in state.items()} if name in settings.int8 else state)
         backbone.requires_grad_(False).eval()
@@ -60,16 +49,16 @@ def start_encoder(settings: Settings, recipe: dict[str, Any]) -> VoiceFaceEncode
     return encoder
 
 
-def weights_of(recipe: dict[str, Any], side: str, number: int) -> list[str]:
+def weights_of(settings: EncoderRecipe, side: str, number: int) -> list[str]:
     """The files with the published weights of the networks of a side.
 
     Raises:
         ValueError: not as many as networks
     """
-    settings = [f"{side}_weights", f"second_{side}_weights"]
-    given = [recipe.get(name, "") for name in settings]
+    names = [f"{side}_weights", f"second_{side}_weights"]
+    given = [getattr(settings, name) for name in names]
     if len([path for path in given if path]) != number:
-        raise ValueError(f"recipe: {' and '.join(settings)}: got {given}, expected {number} file(s), one a network")
+        raise SettingError(names[-1], f"got {' and '.join(names)} {given}, expected {number} file(s), one a network")
     return given[:number]
 
 
@@ -78,13 +67,13 @@ def _unfreeze(encoder: VoiceFaceEncoder, part: str) -> None:
     parameters = [name for name, _ in encoder.named_parameters() if name.split(".")[0].endswith("backbone")]
     if part not in names and part not in parameters:
         shown = [name for name in names if name.count(".") <= 2]
-        raise ValueError(f"recipe: schedule.unfreeze: no part {part!r}; expected a name such as one of {shown}")
+        raise SettingError("schedule.unfreeze", f"no part {part!r}; expected a name such as one of {shown}")
     for name, parameter in encoder.named_parameters():
         if f"{name}.".startswith(f"{part}."):
             parameter.requires_grad_(True)
 
 
-def towers_of(encoder: VoiceFaceEncoder, settings: Settings) -> nn.ModuleList:
+def towers_of(encoder: VoiceFaceEncoder, settings: EncoderRecipe) -> nn.ModuleList:
     """What is trained, voice first: bridges alone, or backbones with their bridges."""
     sides = [(encoder.voice_backbone, encoder.voice_bridge), (encoder.face_backbone, encoder.face_bridge)]
     if settings.are_features:
@@ -92,7 +81,7 @@ def towers_of(encoder: VoiceFaceEncoder, settings: Settings) -> nn.ModuleList:
     return nn.ModuleList([nn.Sequential(backbone, bridge) for backbone, bridge in sides])
 
 
-def train_mode(towers: nn.ModuleList, settings: Settings) -> None:
+def train_mode(towers: nn.ModuleList, settings: EncoderRecipe) -> None:
     """Put the towers in training mode; published backbones keep the statistics of their normalization."""
     towers.train()
     if settings.pretrained and not settings.are_features:
@@ -145,8 +134,8 @@ def _set_linear(bridge: nn.Sequential, weight: Tensor, mean: Tensor) -> None:
     first, last = bridge[1], bridge[-1]
     copies = first.out_features // (2 * last.out_features)
     if not copies:
-        raise ValueError(
-            f"recipe: encoder.bridge_hidden {first.out_features}: start.ridge > 0 needs at least twice the embed_dim"
+        raise SettingError(
+            "encoder.bridge_hidden", f"got {first.out_features}, but start.ridge needs at least twice the embed_dim"
         )
     used = copies * 2 * last.out_features
     signs = weight.new_tensor([1.0, -1.0]).repeat(copies).repeat_interleave(last.out_features)

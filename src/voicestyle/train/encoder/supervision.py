@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from voicestyle.data.manifest import Item
-from voicestyle.seeds import mixed_rng
+from voicestyle.seeds import mixed_rng, seeded
 from voicestyle.train.distributed import World
-from voicestyle.train.encoder.settings import Settings, SupervisionConfig
-from voicestyle.train.encoder.start import seeded
+from voicestyle.train.encoder.settings import EncoderRecipe, SupervisionConfig
 from voicestyle.train.encoder.views import Views, average_windows
 from voicestyle.train.precision import Precision
 
@@ -70,7 +69,7 @@ def labels_of(items: Sequence[Item]) -> Tensor:
 class Supervision:
     """Unpaired voices and faces with their heads, and the loss of a step's draw of them."""
 
-    def __init__(self, settings: Settings, voices: Views | None, faces: Views | None, world: World) -> None:
+    def __init__(self, settings: EncoderRecipe, voices: Views | None, faces: Views | None, world: World) -> None:
         self.settings, self.world = settings, world
         self.precision = Precision(settings.schedule.precision, world.device)
         with seeded(settings.seed):

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from voicestyle.nn.encoder import VoiceFaceEncoder
+from voicestyle.seeds import seeded
 from voicestyle.train.distributed import World
 from voicestyle.train.encoder.batches import Batch, step_seed
 from voicestyle.train.encoder.cohort import cohort_start
 from voicestyle.train.encoder.objective import Objective
 from voicestyle.train.encoder.optimizer import lr_of_step, make_optimizer
-from voicestyle.train.encoder.settings import Settings
-from voicestyle.train.encoder.start import canonical_start, seeded, towers_of, train_mode
+from voicestyle.train.encoder.settings import EncoderRecipe
+from voicestyle.train.encoder.start import canonical_start, towers_of, train_mode
 from voicestyle.train.encoder.supervision import Supervision
 from voicestyle.train.encoder.validation import BestWeights
 from voicestyle.train.encoder.views import Views, average_windows
@@ -42,7 +43,7 @@ class Trainer:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: EncoderRecipe,
         encoder: VoiceFaceEncoder,
         identities: Tensor,
         features: Views | None = None,

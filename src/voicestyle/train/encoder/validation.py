@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from voicestyle.data.manifest import Item
 from voicestyle.metrics import roc_auc
+from voicestyle.schema import SettingError
 from voicestyle.train.encoder.views import Views, average_windows
 
 CHUNK = 64  # items that go through the networks at a time
@@ -40,8 +41,8 @@ def hold_out(identities: Tensor, fraction: float, seed: int) -> Tensor:
     num_identities = int(identities.max()) + 1
     num_held = max(2, round(fraction * num_identities)) if fraction else 0
     if num_held > num_identities - 2:
-        raise ValueError(
-            f"recipe: validation.fraction {fraction:g} leaves no two of {num_identities} identities to train"
+        raise SettingError(
+            "validation.fraction", f"got {fraction:g}, which leaves no two of {num_identities} identities"
         )
     rng = torch.Generator().manual_seed(seed)
     return (torch.randperm(num_identities, generator=rng) < num_held)[identities]

@@ -18,12 +18,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from voicestyle.checkpoint import fingerprint
-from voicestyle.config import to_dict
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.pictures import frontal_picture, wild_picture
 from voicestyle.data.shards import whole_log_mel
 from voicestyle.files import kept, sha256_of
 from voicestyle.nn.encoder import VoiceFaceEncoder
+from voicestyle.schema import to_dict
 from voicestyle.train.distributed import World
 from voicestyle.train.encoder.settings import ViewConfig
 

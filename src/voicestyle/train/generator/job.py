@@ -7,6 +7,7 @@ Stages may start small and grow.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,17 @@ from voicestyle.nn.stylegan2 import Generator
 from voicestyle.train.distributed import World, connect
 from voicestyle.train.generator.codes import FaceCodes
 from voicestyle.train.generator.morph import MorphSpace, landmarks_of
-from voicestyle.train.generator.settings import IdentityConfig, Settings, read_settings
+from voicestyle.train.generator.settings import GeneratorRecipe, IdentityConfig, read_settings
 from voicestyle.train.generator.trainer import GeneratorTrainer
 from voicestyle.train.pictures import PictureFile, PictureStream, list_pictures
+from voicestyle.train.recipe import named
 from voicestyle.train.run import Run
 
 GRID_COLUMNS = 10
 
 
 def train_generator(
-    recipe: dict[str, Any], out: str | Path, resume: bool = False, progress: bool = True, device: str | None = None
+    recipe: Mapping[str, Any], out: str | Path, resume: bool = False, progress: bool = True, device: str | None = None
 ) -> Generator:
     """The generator that `recipe` describes, with averaged weights and the statistics of w.
 
@@ -53,7 +55,7 @@ def train_generator(
     settings = read_settings(recipe)
     # listed here, for a path that is wrong must not leave a run folder behind
     files = list_pictures(settings.data) if settings.codes is None else []
-    with connect(device) as world, Run.start(out, recipe, resume, world) as run:
+    with named(recipe), connect(device) as world, Run.start(out, recipe, resume, world) as run:
         state = run.load_state()
         trainer = _make_trainer(settings, files, world, is_new=state is None)
         if state is not None:
@@ -86,7 +88,7 @@ def _train(trainer: GeneratorTrainer, run: Run, progress: bool) -> None:
                 run.save_state(trainer.state_dict())
 
 
-def _make_trainer(settings: Settings, files: list[PictureFile], world: World, is_new: bool) -> GeneratorTrainer:
+def _make_trainer(settings: GeneratorRecipe, files: list[PictureFile], world: World, is_new: bool) -> GeneratorTrainer:
     start = None
     if settings.start and is_new:
         path = Path(settings.start) / "state" / "last.pt"
@@ -102,7 +104,7 @@ def _make_trainer(settings: Settings, files: list[PictureFile], world: World, is
     return GeneratorTrainer(settings, world, stream, faces, judge, start)
 
 
-def load_faces(settings: Settings, world: World) -> FaceCodes | None:
+def load_faces(settings: GeneratorRecipe, world: World) -> FaceCodes | None:
     """Codes of the training pictures; None where the recipe has no section ``[codes]``."""
     if settings.codes is None:
         return None
@@ -111,7 +113,7 @@ def load_faces(settings: Settings, world: World) -> FaceCodes | None:
     return FaceCodes(space, config.z_dim, config.w_dim, world.device)
 
 
-def load_pictures(settings: Settings, size: int) -> tuple[Tensor, Tensor]:
+def load_pictures(settings: GeneratorRecipe, size: int) -> tuple[Tensor, Tensor]:
     """The pictures (N,3,size,size) in which a face is found, and landmarks (N,68,2)."""
     assert settings.codes is not None
     pils = [file.open() for file in list_pictures(settings.data)]

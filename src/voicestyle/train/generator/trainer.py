@@ -28,7 +28,7 @@ from voicestyle.train.generator.codes import FaceCodes
 from voicestyle.train.generator.grow import grow
 from voicestyle.train.generator.losses import identity_loss, mix_styles, path_lengths, pixel_loss, texture_loss
 from voicestyle.train.generator.means import StepMean
-from voicestyle.train.generator.settings import Settings, Stage
+from voicestyle.train.generator.settings import GeneratorRecipe, Stage
 from voicestyle.train.pictures import PictureStream
 from voicestyle.train.precision import Precision
 
@@ -43,7 +43,7 @@ class GeneratorTrainer:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: GeneratorRecipe,
         world: World,
         stream: PictureStream | None,  # real pictures; None: those that have codes
         faces: FaceCodes | None = None,
