@@ -13,7 +13,8 @@ from torch import Tensor
 
 from test_train_generator import GAN, RECIPE, SMALL, killed, losses, same, toy_faces  # noqa: F401, the fixture
 from together import at_once, threads
-from voicestyle.config import GeneratorConfig, to_dict
+from voicestyle.config import GeneratorConfig
+from voicestyle.schema import to_dict
 from voicestyle.train.distributed import World
 from voicestyle.train.generator import trainer as module
 from voicestyle.train.generator.codes import FaceCodes

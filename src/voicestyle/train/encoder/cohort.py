@@ -80,9 +80,7 @@ def _standardized(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Features (N, F) as the analysis sees them, the scale (F,) and the mean (F,) that made them so."""
     if len(scales) != len(blocks):
-        raise SettingError(
-            "start", f"{len(scales)} scales, expected {len(blocks)}: one for each of the features {blocks}"
-        )
+        raise SettingError("start", f"{len(scales)} scales, expected {len(blocks)}: one for each of {list(blocks)}")
     mean = w @ x
     variance = w @ (x - mean).square()
     per_block = zip(scales, variance.split(list(blocks)), strict=True)

@@ -224,7 +224,7 @@ class _Job:
 
     def _weights(self, items: Sequence[Item]) -> Tensor:
         """(N,) how much each item counts in a closed form."""
-        more = {item.key for path in self.recipe.get("more_manifests", []) for item in Manifest.read(path)}
+        more = {item.key for path in self.settings.more_manifests for item in Manifest.read(path)}
         return torch.tensor([self.settings.start.more_weight if item.key in more else 1.0 for item in items])
 
     def score(self, encoder: VoiceFaceEncoder, data: Views | Items, picture: int = 0) -> dict[str, float]:

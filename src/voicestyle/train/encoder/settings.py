@@ -74,7 +74,7 @@ class StartConfig:
     face_ridge: NonNegative = 0.0  # cohort bridges: of the faces, in units of their total variance
     voice_scales: tuple[float, ...] = (1.0,)  # cohort bridges: of the features of each kind; see `blocks` of a backbone
     face_scales: tuple[float, ...] = (1.0,)
-    more_weight: float = 1.0  # cohort bridges: how much a pair of `more_manifests` counts
+    more_weight: NonNegative = 1.0  # cohort bridges: how much a pair of `more_manifests` counts
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,6 @@ class SupervisionConfig:
     sex_weight: NonNegative = 0.0
     age_weight: NonNegative = 0.0
     lr: Positive = 1e-2  # of the heads
-
-    def __post_init__(self) -> None:
-        for name in ("sex_weight", "age_weight"):
-            if getattr(self, name) and not (self.voices or self.faces):
-                raise SettingError(name, "above 0, it needs the manifest `voices` or `faces`")
 
 
 @dataclass(frozen=True)
