@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("MKL_CBWR", "AUTO")  # as the command line does: the same numbers in every run
@@ -10,8 +11,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # toy networks are faster so, mos
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
+from parity import in_float64  # noqa: E402
 from voicestyle.train.generator.morph import MIRRORED  # noqa: E402
+
+# the same examples in every run, however slow the machine
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 ASSETS = Path(__file__).resolve().parent / "assets"
@@ -29,6 +36,13 @@ def shared_dir() -> Path:
 def golden_dir() -> Path:
     """Numbers computed with the reference implementations."""
     return ASSETS / "golden"
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """See `parity.in_float64`."""
+    with in_float64():
+        yield
 
 
 @pytest.fixture(scope="session")

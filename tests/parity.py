@@ -17,6 +17,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from voicestyle.audio import log_mel
+
 EXACT = 1e-10  # largest difference in float64, relative to the largest number
 SINGLE = 1e-3  # of float32 and float64: a hundred layers that each add 100 roundings (6e-8) would stay below it
 Module = TypeVar("Module", bound=nn.Module)
@@ -36,10 +38,11 @@ def difference(got: Tensor, want: np.ndarray | Tensor) -> float:
 
 @contextmanager
 def in_float64() -> Iterator[None]:
-    """What is float32 by default is float64: new tensors, and what `Tensor.float` gives."""
+    """What is float32 by default is float64: new tensors, log-mels, and what `Tensor.float` gives."""
     before = torch.get_default_dtype()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tensor, "float", Tensor.double)
+        patch.setattr(log_mel, "__defaults__", (torch.float64,))
         torch.set_default_dtype(torch.float64)
         try:
             yield

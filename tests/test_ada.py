@@ -28,7 +28,7 @@ def test_without_probability_nothing_changes() -> None:
 def test_a_rare_change_leaves_most_pictures_alone(name: str, seed: int) -> None:
     """Each picture is changed or not, on its own; those that are not are the same, to rounding."""
     image = pictures(32)
-    moved = (views(name, 0.1, seed, 32)(image) - image).abs().amax((1, 2, 3)) > 1e-4
+    moved = (views(name, 0.1, seed, 32)(image) - image).abs().amax((1, 2, 3)) > 1e-3
     assert moved.sum() < 16
 
 
@@ -36,45 +36,45 @@ def test_flips_and_quarter_turns_are_exact() -> None:
     image = pictures()
     flipped = views("flip")(image)
     assert all(
-        min((v - x).abs().max(), (v - x.flip(2)).abs().max()) < 1e-5 for v, x in zip(flipped, image, strict=True)
+        min((v - x).abs().max(), (v - x.flip(2)).abs().max()) < 1e-3 for v, x in zip(flipped, image, strict=True)
     )
     assert any((v - x).abs().max() > 0.1 for v, x in zip(flipped, image, strict=True))
     for turned, x in zip(views("quarter_turn")(image), image, strict=True):
-        assert min((turned - x.rot90(k, (1, 2))).abs().max() for k in range(4)) < 1e-4
+        assert min((turned - x.rot90(k, (1, 2))).abs().max() for k in range(4)) < 1e-3
 
 
 def test_shifts_are_by_whole_pixels_and_mirror_the_edge() -> None:
     line = torch.arange(16.0).expand(8, 3, 16, 16)  # the value of a pixel is its column
     for shifted in views("shift", num=8)(line):
         row = shifted[0, 8]
-        assert torch.allclose(row, row.round(), atol=1e-4)
+        assert torch.allclose(row, row.round(), atol=1e-2)
         way = int(row[8].round()) - 8
         assert abs(way) <= 2  # an eighth of the side
         inside = torch.arange(max(0, -way), min(16, 16 - way))
-        assert torch.allclose(row[inside], inside + float(way), atol=1e-3)
+        assert torch.allclose(row[inside], inside + float(way), atol=1e-2)
 
 
 @pytest.mark.parametrize("name", ["hue", "saturation"])
 def test_hue_and_saturation_keep_gray(name: str) -> None:
     gray = torch.full((6, 3, 4, 4), 0.3)
-    assert torch.allclose(views(name)(gray), gray, atol=1e-5)
+    assert torch.allclose(views(name)(gray), gray, atol=1e-4)
     image = pictures(6, 4)
     changed = views(name)(image)
-    assert torch.allclose(changed.mean(1), image.mean(1), atol=1e-5)  # brightness is kept
+    assert torch.allclose(changed.mean(1), image.mean(1), atol=1e-4)  # brightness is kept
     assert not torch.allclose(changed, image, atol=0.05)
 
 
 def test_hue_keeps_colorfulness() -> None:
     image = pictures(6, 4)
-    assert torch.allclose(views("hue")(image).norm(dim=1), image.norm(dim=1), atol=1e-5)
+    assert torch.allclose(views("hue")(image).norm(dim=1), image.norm(dim=1), atol=1e-4)
 
 
 def test_the_luma_flip_turns_brightness_around() -> None:
     image = pictures(6, 4)
     gray = image.mean(1)
     for view, before, picture in zip(views("luma_flip")(image), gray, image, strict=True):
-        sign = 1 if torch.allclose(view, picture, atol=1e-5) else -1
-        assert torch.allclose(view.mean(0), sign * before, atol=1e-5)
+        sign = 1 if torch.allclose(view, picture, atol=1e-4) else -1
+        assert torch.allclose(view.mean(0), sign * before, atol=1e-4)
 
 
 def test_gradients_flow_through_all_changes() -> None:
@@ -87,7 +87,7 @@ def test_gradients_flow_through_all_changes() -> None:
 def test_views_of_a_part_are_the_part_of_the_views() -> None:
     image = pictures()
     every = draw_views(6, 16, 0.8, torch.Generator().manual_seed(3))
-    assert torch.allclose(every[2:5](image[2:5]), every(image)[2:5], atol=1e-6)
+    assert torch.allclose(every[2:5](image[2:5]), every(image)[2:5], atol=1e-4)
 
 
 def test_unknown_changes_are_refused() -> None:

@@ -189,11 +189,11 @@ def test_embed_prints_or_writes_unit_vectors(run, tmp_path) -> None:
     run("embed", "voice", VOICE, OTHER, "-o", tmp_path / "v.npz")
     held = np.load(tmp_path / "v.npz")
     assert held["files"].tolist() == [str(VOICE), str(OTHER)]
-    assert held["embeddings"].dtype == np.float32 and np.allclose(held["embeddings"][0], emb, atol=1e-6)
+    assert held["embeddings"].dtype == np.float32 and np.allclose(held["embeddings"][0], emb, atol=1e-4)
     run("embed", "voice", VOICE, "-o", tmp_path / "v.npy")
-    assert np.allclose(np.load(tmp_path / "v.npy"), emb[None], atol=1e-6)
+    assert np.allclose(np.load(tmp_path / "v.npy"), emb[None], atol=1e-4)
     run("embed", "voice", VOICE, "-o", tmp_path / "v.json")
-    assert np.allclose(json.loads((tmp_path / "v.json").read_text())[str(VOICE)], emb, atol=1e-6)
+    assert np.allclose(json.loads((tmp_path / "v.json").read_text())[str(VOICE)], emb, atol=1e-4)
 
 
 def test_embed_leaves_bad_files_out_and_never_shifts_rows(run, tmp_path) -> None:

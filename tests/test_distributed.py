@@ -24,6 +24,7 @@ from voicestyle.train.recipe import dump_recipe, load_recipe, read_recipe
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 TESTS = Path(__file__).resolve().parent
+PATIENCE = 900  # seconds; a busy machine may take minutes to start two processes
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -33,7 +34,8 @@ def environment(**more: str) -> dict[str, str]:
 def torchrun(*arguments: object) -> subprocess.CompletedProcess:
     """What torchrun with two processes says; sockets on localhost are the subprocess' own."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, *arguments]
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True, env=environment(), timeout=180)
+    command = [str(c) for c in command]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=PATIENCE)
 
 
 def two_processes(*arguments: object, **more: str) -> list[tuple[int, str, str]]:
@@ -49,7 +51,7 @@ def two_processes(*arguments: object, **more: str) -> list[tuple[int, str, str]]
         )
         for rank in ("0", "1")
     ]  # fmt: skip
-    said = [process.communicate(timeout=180) for process in processes]
+    said = [process.communicate(timeout=PATIENCE) for process in processes]
     return [(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
 
 
@@ -121,7 +123,7 @@ EXCHANGE = """
     import torch
     from voicestyle.train.distributed import connect
 
-    with connect("cpu", timeout_s=60) as world:
+    with connect("cpu", timeout_s=300) as world:
         weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
         unused = torch.nn.Parameter(torch.ones(1))
         x = torch.arange(8.0).view(4, 2)

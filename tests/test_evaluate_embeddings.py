@@ -85,7 +85,7 @@ def test_the_default_is_what_the_model_does_by_itself(vs, sources) -> None:
 def test_crops_are_averaged_as_unit_vectors(vs, sources, clip) -> None:
     windows = voice_windows(clip, vs.config.encoder.log_mel, Averaging(4))
     by_hand = F.normalize(torch.cat([vs.encoder.encode_voice(w[None]) for w in windows]).mean(0), dim=0)
-    assert torch.allclose(embed(vs, sources[0], Averaging(4)), by_hand, atol=1e-6)
+    assert torch.allclose(embed(vs, sources[0], Averaging(4)), by_hand, atol=1e-4)
 
 
 def test_the_reference_averages_raw_outputs_over_five_crops_and_both_mirror_images(vs, sources, clip) -> None:
@@ -94,11 +94,11 @@ def test_the_reference_averages_raw_outputs_over_five_crops_and_both_mirror_imag
     windows = voice_windows(clip, vs.config.encoder.log_mel, Averaging(5, seed=2))
     raw = torch.cat([vs.encoder.voice_bridge(vs.encoder.voice_features(w[None])) for w in windows])
     found = embed(vs, sources[0], protocol)
-    assert torch.allclose(found, raw.mean(0), atol=1e-6)
-    assert not torch.allclose(F.normalize(found, dim=0), embed(vs, sources[0], Averaging(5, seed=2)), atol=1e-6)
+    assert torch.allclose(found, raw.mean(0), atol=1e-4)
+    assert not torch.allclose(F.normalize(found, dim=0), embed(vs, sources[0], Averaging(5, seed=2)), atol=1e-4)
     image = load_image(sources[1].path, vs.config.encoder.image.size)
     raw = torch.cat([vs.encoder.face_bridge(vs.encoder.face_features(i)) for i in (image, image.flip(-1))])
-    assert torch.allclose(embed(vs, sources[1], protocol), raw.mean(0), atol=1e-6)
+    assert torch.allclose(embed(vs, sources[1], protocol), raw.mean(0), atol=1e-4)
     for task in ("matching", "retrieval"):
         assert Averaging.reference(task) == Averaging(1, flip=False, unit=False, resize=True)
 
@@ -182,4 +182,4 @@ def test_cosines_are_those_of_the_vectors() -> None:
     one, two = (Embeddings(rng.normal(size=(9, 5)).astype(np.float32), {}) for _ in range(2))
     rows, others = rng.integers(9, size=(2, 10_000))
     by_hand = F.cosine_similarity(torch.from_numpy(one.emb)[rows], torch.from_numpy(two.emb)[others])
-    np.testing.assert_allclose(one.cosines(rows, two, others), by_hand.numpy(), atol=1e-6)
+    np.testing.assert_allclose(one.cosines(rows, two, others), by_hand.numpy(), atol=1e-5)

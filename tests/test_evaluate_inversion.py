@@ -203,10 +203,10 @@ def test_scores_are_those_of_naive_formulas(vs: VoiceStyle, base: Targets, photo
     scores = run.scores(base, images)
     features = vs.encoder.face_features
     assert scores["identity"][2] == pytest.approx(
-        F.cosine_similarity(features(images[2:3]), features(base.target[2:3])).item(), abs=1e-5
+        F.cosine_similarity(features(images[2:3]), features(base.target[2:3])).item(), abs=1e-4
     )
     assert scores["face-embedding distance"][4] == pytest.approx(
-        (features(images[4:]) - features(base.target[4:])).norm().item(), rel=1e-4
+        (features(images[4:]) - features(base.target[4:])).norm().item(), rel=1e-3
     )
     taken = photograph_targets(photos[:2], 32, nobody)["as taken"]
     same = run.scores(taken, taken.target)
@@ -309,7 +309,7 @@ def test_samples_repeat_and_are_one_face_at_psi_0(vs: VoiceStyle) -> None:
     assert torch.equal(drawn, torch.cat(list(samples(vs, 40, seed=2)))) and drawn.shape == (40, 3, 32, 32)
     assert not torch.equal(drawn, torch.cat(list(samples(vs, 40, seed=3))))
     mean = torch.cat(list(samples(vs, 3, 0.0)))
-    assert torch.allclose(mean, vs.synthesize(vs.generator.w_avg[None]).expand(3, -1, -1, -1), atol=1e-5)
+    assert torch.allclose(mean, vs.synthesize(vs.generator.w_avg[None]).expand(3, -1, -1, -1), atol=1e-4)
 
 
 def test_a_generator_is_near_its_own_pictures(vs: VoiceStyle, tmp_path) -> None:

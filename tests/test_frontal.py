@@ -107,8 +107,8 @@ def test_face_embeddings_do_not_depend_on_what_is_embedded_with_a_picture(tmp_pa
     paths = [picture(tmp_path / f"{i}.png", (60 * i, 90, 30), size, i) for i, size in enumerate([(24, 24), (30, 24)])]
     embed = face_embedder(lambda image: torch.nn.functional.adaptive_avg_pool2d(image, 2).flatten(1), "cpu")
     together = embed(paths)
-    assert torch.allclose(together, torch.cat([embed([path]) for path in paths]))
-    assert torch.allclose(embed([paths[0], paths[0]])[1], together[0])
+    assert torch.allclose(together, torch.cat([embed([path]) for path in paths]), atol=1e-5)
+    assert torch.allclose(embed([paths[0], paths[0]])[1], together[0], atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------- CLIP
@@ -242,7 +242,7 @@ def test_members_get_the_face_and_the_latent_of_their_frontal_picture(built, con
         frame = vs.encode_face(load_square(frame_of(folders[0], bank.member_keys[row])))[0]
         candidates = [load_square(path) for path in frontals_of(folders[1], name)]
         best = max(candidates, key=lambda image: float(vs.encode_face(image)[0] @ frame))
-        assert torch.allclose(bank.member_emb[row], vs.encode_face(best)[0], atol=1e-5)
+        assert torch.allclose(bank.member_emb[row], vs.encode_face(best)[0], atol=1e-4)
     assert vs.generate(VOICE, steps=1).image.shape == (1, 3, 32, 32)
 
 
@@ -254,10 +254,10 @@ def test_without_frontal_pictures_the_frames_are_projected(
     found = find_members(model.bank, folders[0], limit=5)
     bank = build_members(model, found, tmp_path / "bank.safetensors", start="linear", steps=0)
     for row, frame in enumerate(found.frames):
-        assert torch.allclose(bank.member_emb[row], model.encoder.encode_face(load_square(frame))[0], atol=1e-5)
+        assert torch.allclose(bank.member_emb[row], model.encoder.encode_face(load_square(frame))[0], atol=1e-4)
     estimate = LinearInverter.learn(model.generator)
     images = torch.cat([load_square(frame, 32) for frame in found.frames])
-    assert torch.allclose(bank.member_w, estimate(images), atol=1e-5)
+    assert torch.allclose(bank.member_w, estimate(images), atol=1e-4)
     error = (model.generator.synthesis(bank.member_w).clamp(-1, 1) - images).square().mean((1, 2, 3))
     assert torch.allclose(bank.member_psnr, 10 * torch.log10(4 / error), atol=1e-3)
     loaded = PrototypeBank.load(tmp_path / "bank.safetensors")

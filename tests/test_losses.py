@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fill import inp
+from parity import EXACT
 from voicestyle.losses import (
     cmpc_loss,
     cmpc_loss_reference,
@@ -24,8 +25,12 @@ from voicestyle.losses import (
 )
 
 
+def exact(numbers: list[float]) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
 def unit(name: str, n: int, d: int = 8) -> torch.Tensor:
-    return F.normalize(inp(name, (n, d)), dim=1)
+    return F.normalize(inp(name, (n, d)).double(), dim=1)
 
 
 def naive_info_nce(a, b, temperature, same):
@@ -36,7 +41,7 @@ def naive_info_nce(a, b, temperature, same):
             if i == j or not same[i][j]:
                 total += math.exp(float(a[i] @ b[j]) / temperature)
         losses.append(math.log(total) - float(a[i] @ b[i]) / temperature)
-    return torch.tensor(losses)
+    return exact(losses)
 
 
 def naive_prototype_nce(emb, centroids, concentrations, assignments):
@@ -44,13 +49,13 @@ def naive_prototype_nce(emb, centroids, concentrations, assignments):
     for i in range(len(emb)):
         logits = [float(emb[i] @ centroids[k]) / float(concentrations[k]) for k in range(len(centroids))]
         losses.append(math.log(sum(map(math.exp, logits))) - logits[assignments[i]])
-    return torch.tensor(losses)
+    return exact(losses)
 
 
 def prototypes(name: str, n: int, k: int) -> SimpleNamespace:
     return SimpleNamespace(
         centroids=unit(f"{name}{k}", k),
-        concentrations=inp(f"{name}phi{k}", (k,)).abs() * 0.1 + 0.2,
+        concentrations=inp(f"{name}phi{k}", (k,)).double().abs() * 0.1 + 0.2,
         assignments=(inp(f"{name}a{k}", (n,)).abs() * 1000).long() % k,
     )
 
@@ -62,39 +67,39 @@ def test_info_nce_is_the_naive_loop(n, num_videos, temperature):
     videos = torch.arange(n) % num_videos
     same = videos[:, None] == videos
     expected = naive_info_nce(a, b, temperature, same.tolist())
-    torch.testing.assert_close(info_nce(a, b, temperature, same), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(info_nce(a, b, temperature, same), expected, rtol=EXACT, atol=EXACT)
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.permutations(range(7)))
 def test_info_nce_follows_a_permutation(order):
     a, b = unit("a", 7), unit("b", 7)
-    torch.testing.assert_close(info_nce(a[order], b[order], 0.1), info_nce(a, b, 0.1)[order], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(info_nce(a[order], b[order], 0.1), info_nce(a, b, 0.1)[order], rtol=EXACT, atol=EXACT)
 
 
 def test_info_nce_of_constant_embeddings_is_chance():
     a = unit("a", 1).expand(6, -1)
-    torch.testing.assert_close(info_nce(a, a, 0.03), torch.full((6,), math.log(6)))
+    torch.testing.assert_close(info_nce(a, a, 0.03), torch.full((6,), math.log(6), dtype=torch.float64))
 
 
 def test_rows_of_one_video_are_no_negatives():
     a, b = unit("a", 5), unit("b", 5)
     loss = info_nce(a, b, 0.03, torch.ones(5, 5, dtype=torch.bool))
-    torch.testing.assert_close(loss, torch.zeros(5))
+    torch.testing.assert_close(loss, torch.zeros(5, dtype=torch.float64))
 
 
 def test_prototype_nce_is_the_naive_loop():
     emb, p = unit("a", 6), prototypes("p", 6, 4)
     arguments = emb, p.centroids, p.concentrations, p.assignments
-    torch.testing.assert_close(prototype_nce(*arguments), naive_prototype_nce(*arguments), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(prototype_nce(*arguments), naive_prototype_nce(*arguments), rtol=EXACT, atol=EXACT)
 
 
 def test_recalibration_is_the_normal_cdf():
-    rho = inp("rho", (11,))
+    rho = inp("rho", (11,)).double()
     mean, std = float(rho.mean()), float(rho.std(correction=0))
     mu, sigma = mean - std, math.sqrt(0.1) * std
     expected = [0.5 * (1 + math.erf((float(r) - mu) / sigma / math.sqrt(2))) for r in rho]
-    torch.testing.assert_close(recalibration_weights(rho), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(recalibration_weights(rho), exact(expected), rtol=EXACT, atol=EXACT)
 
 
 def test_recalibration_of_equal_pairs_is_equal():
@@ -113,7 +118,7 @@ def test_cmpc_loss_is_the_weighted_mean_of_its_parts():
         rho = rho - (v.centroids[v.assignments] * f.centroids[f.assignments]).sum(1) / 2
     weights = recalibration_weights(rho)
     expected = sum(float(w) * float(x) for w, x in zip(weights, loss, strict=True)) / float(weights.sum())
-    assert cmpc_loss(voice, face, pv, pf, temperature=0.3).item() == pytest.approx(expected, rel=1e-4)
+    assert cmpc_loss(voice, face, pv, pf, temperature=0.3).item() == pytest.approx(expected, rel=EXACT)
 
 
 def test_no_gradient_flows_through_the_weights():
@@ -135,7 +140,7 @@ def test_recalibration_is_a_switch(recalibration):
     each = each + naive_prototype_nce(voice, pf[0].centroids, pf[0].concentrations, pf[0].assignments)
     each = each + naive_prototype_nce(face, pv[0].centroids, pv[0].concentrations, pv[0].assignments)
     loss = cmpc_loss(voice, face, pv, pf, temperature=0.3, recalibration=recalibration).item()
-    assert (loss == pytest.approx(float(each.mean()), rel=1e-5)) != recalibration
+    assert (loss == pytest.approx(float(each.mean()), rel=EXACT)) != recalibration
 
 
 def naive_prototype_nce_reference(emb, granularities):
@@ -150,7 +155,7 @@ def naive_prototype_nce_reference(emb, granularities):
             logits = [float(emb[i] @ centers[j]) / phi[column] for column, j in enumerate(order)]
             total = (total + math.log(sum(map(math.exp, logits))) - logits[0]) / 4
         losses.append(total)
-    return torch.tensor(losses)
+    return exact(losses)
 
 
 def test_reference_prototype_nce_is_the_naive_loop():
@@ -159,15 +164,15 @@ def test_reference_prototype_nce_is_the_naive_loop():
     for x in p:
         x.centroids = 2 * x.centroids  # need not have unit norm
     expected = naive_prototype_nce_reference(emb, p)
-    torch.testing.assert_close(prototype_nce_reference(emb, p), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(prototype_nce_reference(emb, p), expected, rtol=EXACT, atol=EXACT)
 
 
 def test_reference_weights_are_a_sum_over_the_sorted_batch():
-    rho = inp("rho", (9,))
+    rho = inp("rho", (9,)).double()
     mean, std = float(rho.mean()), float(rho.std(correction=0))
     density = [math.exp(-((float(r) - mean + std) ** 2) / (0.2 * std**2)) for r in rho]
     expected = [sum(d for d, q in zip(density, rho, strict=True) if q <= r) / sum(density) for r in rho]
-    torch.testing.assert_close(cumulative_weights(rho), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(cumulative_weights(rho), exact(expected), rtol=EXACT, atol=EXACT)
 
 
 @pytest.fixture
@@ -175,6 +180,7 @@ def golden(golden_dir):
     """The stored inputs and terms of the authors' criterion, and its prototypes by side."""
     with np.load(golden_dir / "cmpc_loss_reference.npz") as file:
         tensors = {name: torch.from_numpy(file[name]) for name in file.files}
+    tensors = {name: value.double() if value.is_floating_point() else value for name, value in tensors.items()}
     sides = [
         [
             SimpleNamespace(

@@ -83,7 +83,7 @@ def test_a_sample_of_members_gets_pictures(built, example: Path, frontal: Path) 
     key = vs.bank.member_keys[2]
     frame = next((example / "unzippedFaces" / Path(key).parent / "1.6" / Path(key).name).iterdir())
     chosen = load_square(choose(key, frame))
-    assert torch.allclose(vs.bank.member_emb[2], vs.encode_face(chosen)[0], atol=1e-5)
+    assert torch.allclose(vs.bank.member_emb[2], vs.encode_face(chosen)[0], atol=1e-4)
     assert vs.bank.member_w.shape == (6, vs.generator.config.w_dim)
     assert vs.model.metadata["members"]["identity"] == "ir_se50" and "sources" in vs.model.metadata
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import voicestyle
+from parity import difference
 from tiny import VOICE, save_tiny
 from voicestyle import Generation, VoiceStyle
 from voicestyle.align import face_region
@@ -49,7 +50,7 @@ def test_generate_is_its_five_steps(vs: VoiceStyle, generation: Generation) -> N
     assert torch.equal(generation.w_init, w_init) and torch.equal(generation.image, image)
     assert torch.equal(generation.prototypes.members, nearest.members)
     assert torch.equal(generation.path, path) and torch.equal(path[0], w_init)
-    assert generation.similarity.item() == pytest.approx((voice_emb @ vs.encode_face(image).T).item())
+    assert generation.similarity.item() == pytest.approx((voice_emb @ vs.encode_face(image).T).item(), abs=1e-4)
     assert [entry["step"] for entry in generation.history] == list(range(vs.config.guidance.steps))
 
 
@@ -74,10 +75,12 @@ def test_generate_touches_no_global_random_state(vs: VoiceStyle) -> None:
     assert np.array_equal(np.random.get_state()[1], before_numpy)
 
 
-def test_a_face_does_not_depend_on_how_many_are_asked_for(vs: VoiceStyle, generation: Generation) -> None:
-    two, three = (vs.generate(VOICE, seed=1, num_faces=n) for n in (2, 3))
-    assert torch.allclose(three.w[0], generation.w[0], atol=1e-3)
-    assert torch.allclose(three.w[1], two.w[1], atol=1e-3)
+def test_a_face_does_not_depend_on_how_many_are_asked_for(float64, vs: VoiceStyle) -> None:
+    vs = voicestyle.load(vs.model.folder, device="cpu")  # in float64
+    one, two, three = (vs.generate(VOICE, seed=1, num_faces=n) for n in (1, 2, 3))
+    assert three.w.dtype == torch.float64
+    assert difference(three.w[0], one.w[0]) < 1e-9  # some steps on from 1e-15
+    assert difference(three.w[1], two.w[1]) < 1e-9
     assert torch.equal(three.w_init[:2], two.w_init)
 
 
@@ -132,7 +135,7 @@ def test_bfloat16_renders_in_float32(vs: VoiceStyle) -> None:
 
 def test_a_path_and_its_samples_give_one_embedding(vs: VoiceStyle) -> None:
     samples, rate = soundfile.read(VOICE, dtype="float32")
-    assert torch.allclose(vs.encode_voice(samples, sample_rate=rate), vs.encode_voice(str(VOICE)), atol=1e-6)
+    assert torch.allclose(vs.encode_voice(samples, sample_rate=rate), vs.encode_voice(str(VOICE)), atol=1e-4)
 
 
 def test_a_model_without_a_part_says_how_to_get_it(vs: VoiceStyle) -> None:
@@ -230,7 +233,7 @@ def test_faces_from_files_pictures_and_tensors_agree(vs: VoiceStyle, generation:
     (path,) = generation.save(tmp_path / "face.png")
     from_file, from_picture = vs.encode_face(path), vs.encode_face(to_pil(generation.image)[0])
     assert torch.equal(from_file, from_picture)
-    assert (from_file @ vs.encode_face(generation.image).T).item() > 0.99
+    assert (from_file @ vs.encode_face(generation.image.clamp(-1, 1)).T).item() > 0.99
 
 
 def test_a_picture_that_is_not_square_is_an_error(vs: VoiceStyle, tmp_path) -> None:
@@ -308,7 +311,7 @@ def test_a_bank_is_built_from_pictures_and_resumes(vs: VoiceStyle, faces: list[t
     bank = build_bank(vs.model, faces, PEOPLE, k=3, steps=3, cache=tmp_path / "cache", progress=done.append)
     assert bank.member_identity.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     assert done == [8, 2] and len(list((tmp_path / "cache").iterdir())) == 2
-    assert torch.allclose(bank.member_emb, torch.cat([vs.encode_face(face) for face in faces]), atol=1e-6)
+    assert torch.allclose(bank.member_emb, torch.cat([vs.encode_face(face) for face in faces]), atol=1e-4)
     bank.check(vs.model.encoder_fingerprint, vs.model.generator_fingerprint)
     first = sorted((tmp_path / "cache").iterdir())[0]
     first.unlink()  # as if the build had been stopped

@@ -354,8 +354,8 @@ def test_a_prototype_sheet_shows_the_mean_and_the_nearest_members(vs, monkeypatc
         assert title.startswith(f"prototype {prototype}: {len(members)} members")
         assert [caption.split()[0] for _, caption in tiles[1:]] == [vs.bank.member_keys[i] for i in near]
         mean = vs.synthesize(vs.bank.member_w[members].mean(0)[None])
-        assert np.allclose(tiles[0][0], mean[0], atol=1e-5)
-        assert np.allclose(tiles[1][0], vs.synthesize(vs.bank.member_w[near[:1]])[0], atol=1e-5)
+        assert np.allclose(tiles[0][0], mean[0], atol=1e-4)
+        assert np.allclose(tiles[1][0], vs.synthesize(vs.bank.member_w[near[:1]])[0], atol=1e-4)
 
 
 def test_a_prototype_sheet_is_a_picture_and_refuses_prototypes_that_are_not_there(vs) -> None:
@@ -373,7 +373,7 @@ def test_an_interpolation_goes_straight_from_one_mean_to_another(vs, monkeypatch
     assert [title for title, _ in seen] == ["prototype 4 to prototype 1", "prototype 0 to prototype 2"]
     a, b = (vs.bank.member_w[vs.bank.assignments == prototype].mean(0) for prototype in (4, 1))
     expected = vs.synthesize(torch.stack([a, (a + b) / 2, b]))
-    assert torch.allclose(torch.stack([image for image, _ in seen[0][1]]), expected, atol=1e-5)
+    assert torch.allclose(torch.stack([image for image, _ in seen[0][1]]), expected, atol=1e-4)
 
 
 def test_an_interpolation_needs_two_steps_and_prototypes_that_are_there(vs) -> None:

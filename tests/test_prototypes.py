@@ -53,7 +53,7 @@ def test_nearest_equals_a_naive_search(seed: int, k: int, num_members: int) -> N
             people.add(bank.member_identity[i].item())
             members.append(i)
     assert found.members.tolist() == members[:num_members]
-    assert torch.allclose(found.member_similarities, bank.member_emb[found.members] @ voice[0], atol=1e-6)
+    assert torch.allclose(found.member_similarities, bank.member_emb[found.members] @ voice[0], atol=1e-5)
     assert (found.similarities.diff() <= 0).all() and (found.member_similarities.diff() <= 0).all()
 
 
@@ -166,7 +166,7 @@ def test_the_order_of_the_data_set_is_that_of_a_plain_loop(bank: PrototypeBank) 
     found = bank.nearest(query(3), k=2, num_members=5, member_order="dataset")
     members = [i for i in range(60) if bank.assignments[i].item() in found.prototypes.tolist()]
     assert len(members) > 5 and found.members.tolist() == members[:5]
-    assert torch.allclose(found.member_similarities, bank.member_emb[members[:5]] @ query(3)[0])
+    assert torch.allclose(found.member_similarities, bank.member_emb[members[:5]] @ query(3)[0], atol=1e-5)
     everyone = bank.nearest(query(3), k=2, num_members=60, member_order="dataset")
     assert everyone.members.tolist() == members  # several of one identity, if they are there
     assert len(bank.member_identity[members].unique()) < len(members)

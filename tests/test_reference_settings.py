@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import voicestyle
+from parity import EXACT, difference, in_float64
 from tiny import VOICE, save_tiny, tiny_encoder, tiny_generator
 from voicestyle.config import GuidanceConfig
 from voicestyle.guidance import guide
@@ -24,6 +26,19 @@ from voicestyle.nn.stylegan2 import Generator
 from voicestyle.show import generation_sheet
 
 SEED = 11
+LOOPS = 1e-9  # the difference of two loops in float64, after some steps from one of 1e-15
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exact(folder: Path) -> Iterator[None]:
+    """Everything here is computed in float64, but for the model that other tests have too."""
+    with in_float64():
+        yield
 
 
 def lively(generator: Generator) -> Generator:
@@ -161,9 +176,9 @@ def test_guided_steps_are_those_of_the_reference(generator: Generator, encoder: 
     voice_emb, start, w, maps = guided
     result = guide(generator, encoder, voice_emb, start, reference_settings(), SEED)
     assert (w - start).abs().max() > 0.02
-    assert torch.allclose(result.w, w, atol=1e-5)
+    assert result.w.dtype == torch.float64 and difference(result.w, w) < LOOPS
     for mine, theirs in zip(result.noise, maps, strict=True):
-        assert torch.allclose(mine, theirs, atol=1e-4)
+        assert difference(mine, theirs) < LOOPS
 
 
 @pytest.mark.parametrize(
@@ -257,7 +272,7 @@ def projected(generator: Generator, images: Tensor) -> Tensor:
 def test_projections_are_those_of_the_reference(generator: Generator, images: Tensor, projected: Tensor) -> None:
     result = invert(generator, images, who, Look(), **{**REFERENCE, "steps": 8}, seed=SEED)
     assert (projected - generator.w_avg).abs().max() > 0.2
-    assert torch.allclose(result.w, projected, atol=1e-5)
+    assert result.w.dtype == torch.float64 and difference(result.w, projected) < LOOPS
 
 
 @pytest.mark.parametrize(
@@ -275,15 +290,15 @@ def test_identity_fades_by_the_batch_and_lpips_does_not(generator: Generator, im
     made = images.roll(1, 0)
     objective = ReconstructionObjective(images, who, Look(), identity_weight=REFERENCE["identity_weight"])
     expected = Look()(made, images).sum() + (1 - (who(made) * who(images)).sum(1)).mean()
-    assert torch.allclose(objective(made, None).sum(), expected, rtol=1e-5)
+    assert difference(objective(made, None).sum(), expected) < EXACT
 
 
 # ------------------------------------------------------------------------------------------------------- the pipeline
 
 
 @pytest.fixture(scope="module")
-def vs(tmp_path_factory) -> voicestyle.VoiceStyle:
-    vs = voicestyle.load(save_tiny(tmp_path_factory.mktemp("models") / "tiny"), device="cpu")
+def vs(folder: Path) -> voicestyle.VoiceStyle:
+    vs = voicestyle.load(folder, device="cpu")
     lively(vs.generator)
     return vs
 
@@ -296,8 +311,8 @@ def test_generate_starts_from_the_first_members_and_renders_with_its_noise(vs: v
     assert out.prototypes.members.tolist() == members
     w_init = vs.bank.member_w[members].mean(0, keepdim=True)
     w, maps = reference_guidance(vs.generator, vs.encoder, voice_emb, w_init, 6, 3)
-    assert torch.allclose(out.w_init, w_init) and torch.allclose(out.w, w, atol=1e-5)
-    assert torch.allclose(out.image, vs.generator.synthesis(w, noise=maps), atol=1e-4)
+    assert difference(out.w_init, w_init) < EXACT and difference(out.w, w) < LOOPS
+    assert difference(out.image, vs.generator.synthesis(w, noise=maps)) < LOOPS
     assert not torch.allclose(out.image, vs.synthesize(out.w), atol=1e-2)
 
 

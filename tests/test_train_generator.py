@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from parity import EXACT
 from test_distributed import torchrun
 from voicestyle.config import GeneratorConfig
 from voicestyle.image import save_png
@@ -161,30 +162,40 @@ def test_a_gan_learns_the_color_of_its_pictures(tmp_path: Path) -> None:
     assert after < 0.6 * before
 
 
-def test_accumulation_gives_the_same_gradient(tmp_path: Path) -> None:
+def exactly(face_set: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train on the faces in float64."""
+    monkeypatch.setattr(training, "load_pictures", lambda settings, size: tuple(x.double() for x in face_set))
+
+
+def test_accumulation_gives_the_same_gradient(float64, face_set, tmp_path: Path, monkeypatch) -> None:
     """A batch in two parts trains as one does, where no discriminator compares pictures."""
+    exactly(face_set, monkeypatch)
     recipe = copy.deepcopy(RECIPE)
     recipe["stages"] = {"only": {"size": 32, "steps": 2, "faces": 4, "means": 4, "lr": 0.01, "latent_lr": 0.02}}
     whole = train_generator(recipe, tmp_path / "whole", progress=False)
     recipe["stages"]["only"]["accumulate"] = 2
     parts = train_generator(recipe, tmp_path / "parts", progress=False)
     for name, value in whole.state_dict().items():
-        assert torch.allclose(value, parts.state_dict()[name], atol=2e-3), name
+        assert value.dtype == torch.float64
+        assert torch.allclose(value, parts.state_dict()[name], rtol=EXACT, atol=EXACT), name
 
 
-def test_two_processes_train_as_one(whole_gan, tmp_path: Path, face_set) -> None:
+def test_two_processes_train_as_one(float64, whole_gan, face_set, tmp_path: Path, monkeypatch) -> None:
     """The same weights in both; for a decoder, those of one process. (A discriminator compares pictures of a part.)"""
     stage = {"size": 32, "steps": 3, "faces": 4, "means": 4, "lr": 0.01, "latent_lr": 0.02, "texture": 1.0}
     recipes = {"gan": whole_gan[1], "decoder": {**copy.deepcopy(RECIPE), "stages": {"only": stage}}}
-    torch.save(face_set, tmp_path / "faces.pt")
+    exactly(face_set, monkeypatch)
+    torch.save(training.load_pictures(None, 0), tmp_path / "faces.pt")
     (tmp_path / "recipes.json").write_text(json.dumps(recipes))
     (tmp_path / "train.py").write_text(f"""
 import json, os, sys, torch
+from parity import in_float64
 from voicestyle.train.generator import job as training
 training.load_pictures = lambda settings, size: torch.load("{tmp_path}/faces.pt")
 kind = sys.argv[1]
 recipe = json.load(open("{tmp_path}/recipes.json"))[kind]
-made = training.train_generator(recipe, f"{tmp_path}/{{kind}}", progress=False)
+with in_float64():
+    made = training.train_generator(recipe, f"{tmp_path}/{{kind}}", progress=False)
 torch.save(made.state_dict(), f"{tmp_path}/{{kind}}{{os.environ['RANK']}}.pt")
 """)
     for kind in recipes:  # each in a job of its own: processes that meet a second time in one job may wait for ever
@@ -195,7 +206,7 @@ torch.save(made.state_dict(), f"{tmp_path}/{{kind}}{{os.environ['RANK']}}.pt")
         first, second = (torch.load(tmp_path / f"{kind}{rank}.pt") for rank in (0, 1))
         for name, value in first.items():
             assert torch.equal(value, second[name]), name
-            assert kind == "gan" or torch.allclose(value, one[name], atol=2e-3), name
+            assert kind == "gan" or torch.allclose(value, one[name], rtol=EXACT, atol=EXACT), name
 
 
 def test_a_run_starts_from_a_narrower_one(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ class VoiceStyle:
 
         Noise maps (N,1,r,r) or (1,1,r,r), one a layer, take the place of the generator's own.
         """
-        parts = w.to(self.device, torch.float32).split(BATCH)
+        parts = w.to(self.generator.w_avg).split(BATCH)
         if noise is None:
             return torch.cat([self.generator.synthesis(part) for part in parts])
         maps = zip(*(m.expand(len(w), -1, -1, -1).split(BATCH) for m in noise), strict=True)
