@@ -7,20 +7,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voicestyle.train.generator.ada import COLORS, WARPS, AdaptiveProbability, Views, draw_views
+from voicestyle.train.generator.ada import COLORS, WARPS, AdaptiveProbability, Changes, draw_changes
 
 
 def pictures(num: int = 6, size: int = 16) -> torch.Tensor:
     return torch.rand(num, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def views(name: str, p: float = 1.0, seed: int = 0, num: int = 6) -> Views:
-    return draw_views(num, 16, p, torch.Generator().manual_seed(seed), [name])
+def views(name: str, p: float = 1.0, seed: int = 0, num: int = 6) -> Changes:
+    return draw_changes(num, 16, p, torch.Generator().manual_seed(seed), [name])
 
 
 def test_without_probability_nothing_changes() -> None:
     image = pictures()
-    assert draw_views(6, 16, 0.0, torch.Generator())(image) is image
+    assert draw_changes(6, 16, 0.0, torch.Generator())(image) is image
 
 
 @given(st.sampled_from([*WARPS, *COLORS]), st.integers(0, 1000))
@@ -79,20 +79,20 @@ def test_the_luma_flip_turns_brightness_around() -> None:
 
 def test_gradients_flow_through_all_changes() -> None:
     image = pictures().requires_grad_()
-    every = draw_views(6, 16, 0.8, torch.Generator().manual_seed(3))
+    every = draw_changes(6, 16, 0.8, torch.Generator().manual_seed(3))
     every(image).square().sum().backward()
     assert (image.grad.abs().sum((1, 2, 3)) > 0).all()
 
 
 def test_views_of_a_part_are_the_part_of_the_views() -> None:
     image = pictures()
-    every = draw_views(6, 16, 0.8, torch.Generator().manual_seed(3))
+    every = draw_changes(6, 16, 0.8, torch.Generator().manual_seed(3))
     assert torch.allclose(every[2:5](image[2:5]), every(image)[2:5], atol=1e-4)
 
 
 def test_unknown_changes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"got \['blurr'\], expected some of"):
-        draw_views(1, 16, 0.5, torch.Generator(), ["blurr"])
+        draw_changes(1, 16, 0.5, torch.Generator(), ["blurr"])
 
 
 @given(st.lists(st.floats(-1, 1), max_size=40), st.floats(0, 1), st.integers(1, 64))

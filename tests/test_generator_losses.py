@@ -10,10 +10,10 @@ from voicestyle.config import GeneratorConfig
 from voicestyle.nn.patch import PatchDiscriminator
 from voicestyle.nn.stylegan2 import Generator
 from voicestyle.train.generator.adversary import lazy_adam, r1_penalty
-from voicestyle.train.generator.batch import draw_batch
 from voicestyle.train.generator.codes import RowAdam
+from voicestyle.train.generator.draws import draw_batch
 from voicestyle.train.generator.losses import mix_styles, path_lengths, pixel_loss, texture_loss
-from voicestyle.train.generator.settings import Stage
+from voicestyle.train.generator.settings import Regularizers, Stage
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -96,7 +96,7 @@ def test_mixed_styles_change_at_the_crossover() -> None:
 
 
 def test_a_batch_is_what_its_stage_says() -> None:
-    stage = Stage(32, 1, 0.1, faces=4, means=6, samples=8, adversarial=1.0, mixing=0.5, psi_min=0.6)
+    stage = Stage(32, 1, 0.1, faces=4, means=6, samples=8, regularizers=Regularizers(mixing=0.5, psi_min=0.6))
     batch = draw_batch(stage, 20, 7, 10, torch.Generator().manual_seed(0))
     assert len(set(batch.faces.tolist())) == 4
     assert torch.allclose(batch.weights.sum(1), torch.ones(6))

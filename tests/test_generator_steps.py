@@ -24,7 +24,7 @@ from voicestyle.train.generator.morph import MorphSpace
 from voicestyle.train.generator.settings import read_settings
 from voicestyle.train.generator.trainer import GeneratorTrainer
 
-SAMPLES = {"size": 32, "steps": 3, "samples": 8, "lr": 0.01, "adversarial": 1.0}
+SAMPLES = {"size": 32, "steps": 3, "samples": 8, "lr": 0.01, "adversary": {"weight": 1.0}}
 
 
 class Squares:
@@ -51,14 +51,14 @@ def close(a: torch.nn.Module, b: torch.nn.Module, atol: float) -> None:
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_truncated_samples_train_in_half_precision(precision: str) -> None:
-    made = trainer([{**SAMPLES, "psi_min": 0.5}], precision=precision)
+    made = trainer([{**SAMPLES, "regularizers": {"psi_min": 0.5}}], precision=precision)
     assert all(torch.isfinite(torch.tensor(list(made.train_step().values()))))
 
 
 def test_the_mean_path_length_moves_once_a_step(monkeypatch) -> None:
     monkeypatch.setattr(module, "path_lengths", lambda image, w, rng: w.sum((1, 2)) * 0 + image.sum() * 0 + 1)
     for accumulate in (1, 2, 4):
-        made = trainer([{**SAMPLES, "path": 1.0, "accumulate": accumulate}])
+        made = trainer([{**SAMPLES, "regularizers": {"path": 1.0}, "accumulate": accumulate}])
         penalty = made.train_step()["path"]
         assert made.path_mean.value.item() == pytest.approx(0.01)
         assert penalty == pytest.approx(1.0)  # all parts are measured by the same mean, that of the steps before
@@ -66,7 +66,8 @@ def test_the_mean_path_length_moves_once_a_step(monkeypatch) -> None:
 
 def test_parts_and_processes_train_as_each_other() -> None:
     """Noise maps, the noise of path lengths, and what is truncated towards: two processes, or a batch in two parts."""
-    stage = {**SAMPLES, "samples": 8, "path": 1.0, "path_every": 1, "mixing": 0.5, "noise": True, "psi_min": 0.5}
+    regularizers = {"path": 1.0, "path_every": 1, "mixing": 0.5, "psi_min": 0.5}
+    stage = {**SAMPLES, "samples": 8, "noise": True, "regularizers": regularizers}
     # augmentation is steered by signs, which rounding may turn
     changes = {"discriminator": {"lr": 0.005, "r1_gamma": 1.0, "r1_every": 2, "changes": []}}
 
@@ -92,7 +93,7 @@ def test_no_two_parts_have_the_same_noise(monkeypatch) -> None:
         return lengths(image, w, rng)
 
     monkeypatch.setattr(module, "path_lengths", spy)
-    made = [trainer([{**SAMPLES, "path": 1.0, "accumulate": 2}], world) for world in threads(2)]
+    made = [trainer([{**SAMPLES, "regularizers": {"path": 1.0}, "accumulate": 2}], world) for world in threads(2)]
     at_once(*(one.train_step for one in made))
     assert len({tuple(noise.tolist()) for noise in seen}) == 4
 
@@ -101,8 +102,8 @@ def test_no_two_parts_have_the_same_noise(monkeypatch) -> None:
 def test_the_discriminator_pulls_a_picture_as_hard_as_asked(face_set, samples: int) -> None:
     """Beside samples, which have no target, too."""
     recipe = copy.deepcopy(RECIPE)
-    stage = {"size": 64, "steps": 1, "faces": 2, "means": 2, "samples": samples, "lr": 0.01, "adversarial": 0.5,
-             "adversarial_max": 1e9}  # fmt: skip
+    stage = {"size": 64, "steps": 1, "faces": 2, "means": 2, "samples": samples, "lr": 0.01,
+             "adversary": {"weight": 0.5, "weight_max": 1e9}}  # fmt: skip
     recipe["stages"] = {"only": stage}
     settings = read_settings(recipe)
     codes = FaceCodes(MorphSpace.build(*face_set), SMALL.z_dim, SMALL.w_dim, torch.device("cpu"))
@@ -110,9 +111,9 @@ def test_the_discriminator_pulls_a_picture_as_hard_as_asked(face_set, samples: i
     stage = settings.stages["only"]
     part = module.draw_batch(stage, len(codes), SMALL.z_dim, made.generator.num_ws, torch.Generator().manual_seed(0))
     image = torch.randn(4 + samples, 3, 64, 64, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    views = module.Views()
-    both, _ = made._picture_gradient(image, part, views, stage, True)
-    alone, _ = made._picture_gradient(image, part, views, replace(stage, adversarial=0.0), True)
+    both, _ = made._picture_gradient(image, module.Part(0, part), is_judged=True)
+    made.entered = replace(stage, adversary=replace(stage.adversary, weight=0.0))
+    alone, _ = made._picture_gradient(image, module.Part(0, part), is_judged=True)
     pull = both - alone
     strength = [x.square().sum((1, 2, 3)).mean().sqrt() for x in (pull, alone[:4])]
     assert (strength[0] / strength[1]).item() == pytest.approx(0.5, rel=1e-3)
@@ -132,7 +133,7 @@ def test_a_new_size_goes_on_with_what_was_learnt(kind: str, rests: bool) -> None
     settings = {"discriminator": {"kind": kind, "channels": 4, "lr": 0.005, "p": 0.0}}
     made = trainer([{**SAMPLES, "steps": 1}, {**SAMPLES, "size": 64}], **settings)
     if rests:
-        made.stages.insert(1, replace(made.stages[0], adversarial=0.0))
+        made.stages.insert(1, replace(made.stages[0], adversary=type(made.stages[0].adversary)()))
     made.train_step()
     made.adversary.probability.p = 0.37
     before = made.adversary.rest()
@@ -152,7 +153,7 @@ def test_a_new_size_goes_on_with_what_was_learnt(kind: str, rests: bool) -> None
 
 def test_a_resumed_run_keeps_the_discriminator_that_it_starts_from(tmp_path: Path, monkeypatch) -> None:
     """Although its own first stage has none."""
-    sharpen = {**RECIPE["stages"]["sharpen64"], "steps": 2, "adversarial_after": 0}
+    sharpen = {**RECIPE["stages"]["sharpen64"], "steps": 2, "adversary": {"weight": 0.3, "feature": 0.1}}
     first = {**copy.deepcopy(RECIPE), "stages": {"sharpen64": sharpen}}
     train_generator(first, tmp_path / "first", progress=False)
     second = {**copy.deepcopy(RECIPE), "start": str(tmp_path / "first"), "save_every": 1}
@@ -177,7 +178,7 @@ def test_other_seeds_see_other_batches(monkeypatch) -> None:
     reals = []
     for seed in (0, 1):
         made = trainer([SAMPLES], seed=seed)
-        reals.append(made._real_pictures(made.entered))
+        reals.append(made._real_pictures())
         made.train_step()
     assert not torch.equal(drawn[0], drawn[1]) and not torch.equal(*reals)
 

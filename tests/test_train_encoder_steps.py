@@ -23,8 +23,8 @@ from voicestyle.train.encoder import job as train
 from voicestyle.train.encoder import start
 from voicestyle.train.encoder.batches import Items, batches, rows_of_step, step_seed
 from voicestyle.train.encoder.objective import Objective
-from voicestyle.train.encoder.optimizer import lr_of_step
 from voicestyle.train.encoder.settings import ObjectiveConfig, ScheduleConfig, read_settings
+from voicestyle.train.encoder.trainer import lr_of_step
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 TESTS = Path(__file__).resolve().parent

@@ -35,8 +35,9 @@ RECIPE = {
     "stages": {
         "decode32": {"size": 32, "steps": 24, "faces": 4, "means": 4, "lr": 0.03, "momentum": 0.9, "cool_down": 0.5},
         "sharpen64": {
-            "size": 64, "steps": 6, "faces": 2, "means": 2, "samples": 2, "lr": 0.005, "adversarial": 0.3,
-            "feature": 0.1, "texture": 1.0, "latent_lr": 0.02, "psi_min": 0.7, "adversarial_after": 2, "detail": 0.5,
+            "size": 64, "steps": 6, "faces": 2, "means": 2, "samples": 2, "lr": 0.005,
+            "reconstruction": {"texture": 1.0, "latent_lr": 0.02, "detail": 0.5},
+            "adversary": {"weight": 0.3, "feature": 0.1, "after": 2}, "regularizers": {"psi_min": 0.7},
         },
     },
 }  # fmt: skip
@@ -46,9 +47,9 @@ GAN = {
     "seed": 1, "ema_pictures": 40, "log_every": 1, "save_every": 3, "data": {}, "generator": to_dict(LARGE),
     "discriminator": {"lr": 0.005, "r1_gamma": 1.0, "r1_every": 2, "p": 0.3, "p_pictures": 100},
     "stages": {
-        "low": {"size": 32, "steps": 6, "samples": 8, "lr": 0.01, "adversarial": 1.0, "path": 1.0, "path_every": 2,
-                "mixing": 0.9, "noise": True, "accumulate": 2},
-        "high": {"size": 64, "steps": 2, "samples": 4, "lr": 0.01, "adversarial": 1.0},
+        "low": {"size": 32, "steps": 6, "samples": 8, "lr": 0.01, "adversary": {"weight": 1.0},
+                "regularizers": {"path": 1.0, "path_every": 2, "mixing": 0.9}, "noise": True, "accumulate": 2},
+        "high": {"size": 64, "steps": 2, "samples": 4, "lr": 0.01, "adversary": {"weight": 1.0}},
     },
 }  # fmt: skip
 
@@ -145,7 +146,7 @@ def test_a_gan_learns_the_color_of_its_pictures(tmp_path: Path) -> None:
     (tmp_path / "faces").mkdir()
     for i in range(4):
         save_png(torch.full((1, 3, 32, 32), 0.5 + 0.1 * i), tmp_path / "faces" / f"{i}.png")
-    stage = {"size": 32, "steps": 40, "samples": 8, "lr": 0.01, "adversarial": 1.0}
+    stage = {"size": 32, "steps": 40, "samples": 8, "lr": 0.01, "adversary": {"weight": 1.0}}
     recipe = {
         **copy.deepcopy(GAN), "data": {"folder": str(tmp_path / "faces")}, "generator": to_dict(SMALL),
         "discriminator": {"lr": 0.01, "r1_gamma": 0.1, "changes": []}, "stages": {"only": stage}, "save_every": 40,
@@ -171,7 +172,9 @@ def test_accumulation_gives_the_same_gradient(float64, face_set, tmp_path: Path,
     """A batch in two parts trains as one does, where no discriminator compares pictures."""
     exactly(face_set, monkeypatch)
     recipe = copy.deepcopy(RECIPE)
-    recipe["stages"] = {"only": {"size": 32, "steps": 2, "faces": 4, "means": 4, "lr": 0.01, "latent_lr": 0.02}}
+    recipe["stages"] = {
+        "only": {"size": 32, "steps": 2, "faces": 4, "means": 4, "lr": 0.01, "reconstruction": {"latent_lr": 0.02}}
+    }
     whole = train_generator(recipe, tmp_path / "whole", progress=False)
     recipe["stages"]["only"]["accumulate"] = 2
     parts = train_generator(recipe, tmp_path / "parts", progress=False)
@@ -182,7 +185,14 @@ def test_accumulation_gives_the_same_gradient(float64, face_set, tmp_path: Path,
 
 def test_two_processes_train_as_one(float64, whole_gan, face_set, tmp_path: Path, monkeypatch) -> None:
     """The same weights in both; for a decoder, those of one process. (A discriminator compares pictures of a part.)"""
-    stage = {"size": 32, "steps": 3, "faces": 4, "means": 4, "lr": 0.01, "latent_lr": 0.02, "texture": 1.0}
+    stage = {
+        "size": 32,
+        "steps": 3,
+        "faces": 4,
+        "means": 4,
+        "lr": 0.01,
+        "reconstruction": {"latent_lr": 0.02, "texture": 1.0},
+    }
     recipes = {"gan": whole_gan[1], "decoder": {**copy.deepcopy(RECIPE), "stages": {"only": stage}}}
     exactly(face_set, monkeypatch)
     torch.save(training.load_pictures(None, 0), tmp_path / "faces.pt")
@@ -251,11 +261,17 @@ def test_growing_a_discriminator_keeps_the_lower_blocks() -> None:
     ("stage", "message"),
     [
         ({}, "stages.a.faces: no pictures in a batch"),
-        ({"samples": 4}, "stages.a.samples: they have no target, and need adversarial above 0"),
+        ({"samples": 4}, "stages.a.samples: they have no target, and need adversary.weight above 0"),
         ({"faces": 3, "accumulate": 2}, "stages.a.faces: got 3, which cannot be cut into 2 parts"),
-        ({"faces": 2, "identity": 1.0}, r"stages.a.identity: it needs the section \[identity\]"),
-        ({"samples": 4, "adversarial": 1.0, "texture": 1.0}, "stages.a.texture: it is for faces and means"),
-        ({"faces": 2, "path": 1.0}, "stages.a.path: it is for samples"),
+        (
+            {"faces": 2, "reconstruction": {"identity": 1.0}},
+            r"stages.a.reconstruction.identity: it needs the section \[identity\]",
+        ),
+        (
+            {"samples": 4, "adversary": {"weight": 1.0}, "reconstruction": {"texture": 1.0}},
+            "stages.a.reconstruction.texture: it is for faces and means",
+        ),
+        ({"faces": 2, "regularizers": {"path": 1.0}}, "stages.a.regularizers.path: it is for samples"),
     ],
 )
 def test_stages_that_do_not_fit_are_refused(tmp_path: Path, stage: dict[str, Any], message: str) -> None:
@@ -268,7 +284,7 @@ def test_stages_that_do_not_fit_are_refused(tmp_path: Path, stage: dict[str, Any
 def test_a_wrong_path_leaves_no_run_folder_behind(tmp_path: Path) -> None:
     recipe = {name: value for name, value in RECIPE.items() if name != "codes"}
     recipe |= {"data": {"folder": str(tmp_path / "nowhere")}}
-    recipe |= {"stages": {"a": {"size": 32, "steps": 1, "lr": 1.0, "samples": 2, "adversarial": 1.0}}}
+    recipe |= {"stages": {"a": {"size": 32, "steps": 1, "lr": 1.0, "samples": 2, "adversary": {"weight": 1.0}}}}
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         train_generator(recipe, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()

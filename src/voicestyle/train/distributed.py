@@ -1,4 +1,4 @@
-"""Processes that train together, as torchrun starts them: who this one is, and what they tell each other.
+"""Processes that train together, as torchrun starts them: who each is, what they exchange, in what precision.
 
 With one process nothing is started, and every exchange returns what it was given. A training computes the same global
 loss in all processes from `World.gather`, calls ``backward``, then `World.mean_gradients`: the gradient is that of one
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 TIMEOUT_S = 600.0  # how long a process waits for the others before it ends; saving a state must take less
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
 
 
@@ -106,6 +107,30 @@ class World:
             if type(held) in (nn.BatchNorm1d, nn.BatchNorm2d):
                 held.__class__ = _SharedNorm  # parameters and buffers stay where they are
         return module
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The data type of convolutions; weights, losses, and gradients of gradients stay in float32."""
+
+    name: str
+    device: torch.device
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The context in which networks run."""
+        mixed = self.name != "float32"
+        return torch.autocast(self.device.type, DTYPES[self.name] if mixed else None, enabled=mixed)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Scales losses, so that small gradients survive in float16; does nothing otherwise."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.name == "float16")
+
+    @staticmethod
+    def step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, world: World) -> None:
+        """One step on the mean of the gradients of all processes; none where float16 overflowed."""
+        world.mean_gradients(p for group in optimizer.param_groups for p in group["params"])
+        scaler.step(optimizer)
+        scaler.update()
 
 
 class _SharedNorm(nn.modules.batchnorm._BatchNorm):

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from voicestyle.data.manifest import Item
 from voicestyle.seeds import mixed_rng, seeded
-from voicestyle.train.distributed import World
+from voicestyle.train.distributed import Precision, World
 from voicestyle.train.encoder.settings import EncoderRecipe, SupervisionConfig
 from voicestyle.train.encoder.views import Views, average_windows
-from voicestyle.train.precision import Precision
 
 MEAN_AGE, AGE_SCALE = 45.0, 20.0  # years: about the middle and the spread of adults, so that targets are near one
 SEXES = {"f": 0.0, "m": 1.0}

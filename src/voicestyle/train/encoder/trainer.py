@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -13,17 +14,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.seeds import seeded
-from voicestyle.train.distributed import World
+from voicestyle.train.distributed import Precision, World
 from voicestyle.train.encoder.batches import Batch, step_seed
 from voicestyle.train.encoder.cohort import cohort_start
 from voicestyle.train.encoder.objective import Objective
-from voicestyle.train.encoder.optimizer import lr_of_step, make_optimizer
-from voicestyle.train.encoder.settings import EncoderRecipe
+from voicestyle.train.encoder.settings import EncoderRecipe, ScheduleConfig
 from voicestyle.train.encoder.start import canonical_start, towers_of, train_mode
 from voicestyle.train.encoder.supervision import Supervision
 from voicestyle.train.encoder.validation import BestWeights
 from voicestyle.train.encoder.views import Views, average_windows
-from voicestyle.train.precision import Precision
 
 PARTS = ("towers", "average", "optimizer", "objective", "scaler", "best")  # what a resumed run restores
 
@@ -179,6 +178,39 @@ class Trainer:
             getattr(self, part).load_state_dict(state[part])
         if self.supervision is not None:
             self.supervision.heads.load_state_dict(state["heads"])
+
+
+def lr_of_step(schedule: ScheduleConfig, step: int) -> float:
+    """Learning rate of a step: linear warm-up, then cosine."""
+    if step < schedule.warmup:
+        return schedule.lr * (step + 1) / schedule.warmup
+    done = torch.tensor((step - schedule.warmup) / max(1, schedule.steps - schedule.warmup) * math.pi)
+    return schedule.min_lr + (schedule.lr - schedule.min_lr) * (1 + done.cos().item()) / 2
+
+
+def make_optimizer(
+    schedule: ScheduleConfig,
+    networks: list[nn.Parameter],
+    backbones: list[nn.Parameter],
+    heads: list[nn.Parameter],
+    head_lr: float,
+) -> torch.optim.Optimizer:
+    """Adam or AdamW over groups whose learning rate is that of the schedule times their ``factor``.
+
+    Args:
+        schedule: section ``[schedule]``
+        networks: parameters at the learning rate itself
+        backbones: unfrozen parts of published networks
+        heads: of the supervision
+        head_lr: their learning rate at the top of the schedule
+    """
+    groups = [
+        {"params": networks, "factor": 1.0},
+        {"params": backbones, "factor": schedule.backbone_lr},
+        {"params": heads, "factor": head_lr / schedule.lr},
+    ]
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[schedule.optimizer]
+    return kind([group for group in groups if group["params"]], schedule.lr, weight_decay=schedule.weight_decay)
 
 
 @contextmanager

@@ -26,18 +26,18 @@ UPDATE_EVERY = 4  # batches (paper, section 3)
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
+class Changes:
     """How each picture of a batch is bent and colored; None: not at all."""
 
     warp: Tensor | None = None  # (N,2,3) from coordinates of the view to those of the picture
     color: Tensor | None = None  # (N,3,4) matrix and offset of RGB
 
-    def __getitem__(self, rows: slice) -> Views:
-        return Views(*(None if part is None else part[rows] for part in (self.warp, self.color)))
+    def __getitem__(self, rows: slice) -> Changes:
+        return Changes(*(None if part is None else part[rows] for part in (self.warp, self.color)))
 
-    def to(self, device: torch.device) -> Views:
+    def to(self, device: torch.device) -> Changes:
         """The same on another device."""
-        return Views(*(None if part is None else part.to(device) for part in (self.warp, self.color)))
+        return Changes(*(None if part is None else part.to(device) for part in (self.warp, self.color)))
 
     def __call__(self, image: Tensor) -> Tensor:
         """The views of square pictures (N,3,S,S), mirrored beyond their edges."""
@@ -50,26 +50,26 @@ class Views:
         return image
 
 
-def draw_views(num: int, size: int, p: float, rng: torch.Generator, changes: Sequence[str] | None = None) -> Views:
+def draw_changes(num: int, size: int, p: float, rng: torch.Generator, names: Sequence[str] | None = None) -> Changes:
     """Views of `num` pictures of `size` pixels: each of the named changes with probability p, independently.
 
     Args:
         p: 0 changes nothing
         rng: on the CPU
-        changes: names out of `WARPS` and `COLORS`; None: all of them, which is the paper's "bgc"
+        names: out of `WARPS` and `COLORS`; None: all of them, which is the paper's "bgc"
 
     Raises:
         ValueError: a name that does not exist
     """
-    changes = [*WARPS, *COLORS] if changes is None else changes
-    if unknown := sorted(set(changes) - set(WARPS) - set(COLORS)):
+    names = [*WARPS, *COLORS] if names is None else names
+    if unknown := sorted(set(names) - set(WARPS) - set(COLORS)):
         raise ValueError(f"changes of pictures: got {unknown}, expected some of {[*WARPS, *COLORS]}")
     if p <= 0:
-        return Views()
+        return Changes()
     parts = []
     for known, dim in ((WARPS, 3), (COLORS, 4)):
         total = torch.eye(dim).repeat(num, 1, 1)
-        for name in [name for name in known if name in changes]:
+        for name in [name for name in known if name in names]:
             # two rotations, one before and one after stretching, are together as likely as one other change
             share = 1 - math.sqrt(1 - min(p, 1.0)) if name.startswith("rotate") else p
             gate = (torch.rand(num, generator=rng) < share)[:, None, None]
@@ -77,8 +77,8 @@ def draw_views(num: int, size: int, p: float, rng: torch.Generator, changes: Seq
             if name == "shift":  # by whole pixels
                 change[:, :2, 2] = (change[:, :2, 2] * (size / 2)).round() / (size / 2)
             total = total @ change if dim == 3 else change @ total
-        parts.append(total[:, : dim - 1] if any(name in known for name in changes) else None)
-    return Views(*parts)
+        parts.append(total[:, : dim - 1] if any(name in known for name in names) else None)
+    return Changes(*parts)
 
 
 def _matrix(rows: Sequence[Sequence[Tensor | float]], num: int) -> Tensor:

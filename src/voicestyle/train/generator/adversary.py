@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from voicestyle.config import GeneratorConfig
 from voicestyle.nn.patch import PatchDiscriminator
 from voicestyle.nn.stylegan2 import Discriminator
-from voicestyle.train.distributed import World
-from voicestyle.train.generator.ada import AdaptiveProbability, Views, draw_views
+from voicestyle.train.distributed import Precision, World
+from voicestyle.train.generator.ada import AdaptiveProbability, Changes, draw_changes
 from voicestyle.train.generator.grow import grow_discriminator, keep_layers, rename
 from voicestyle.train.generator.settings import DiscriminatorConfig
-from voicestyle.train.precision import Precision
 
 
 class Adversary:
@@ -54,11 +53,11 @@ class Adversary:
         parts = {part: getattr(self, part).state_dict() for part in ("network", "scaler", "probability")}
         return copy.deepcopy({**parts, "moments": adam_moments(self.network, self.optimizer)})
 
-    def draw_views(self, num: int, size: int, rng: torch.Generator) -> Views:
+    def draw_changes(self, num: int, size: int, rng: torch.Generator) -> Changes:
         """Changes for `num` pictures, as likely as they now are."""
-        return draw_views(num, size, self.probability.p, rng, self.config.changes)
+        return draw_changes(num, size, self.probability.p, rng, self.config.changes)
 
-    def teach(self, image: Tensor, views: Views, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def teach(self, image: Tensor, changes: Changes, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Two losses of generated pictures (N,3,S,S): not taken for real ones, and other features than their targets.
 
         The first is non-saturating (Goodfellow et al. 2014); the second (pix2pixHD, section 3.2) zero without `target`
@@ -66,36 +65,35 @@ class Adversary:
         """
         self.network.requires_grad_(False)
         with self.precision.autocast():
-            maps = self._features(views(image))
+            maps = self._features(changes(image))
             logits = self._judge(maps)
         with torch.no_grad(), self.precision.autocast():
-            wanted = [] if target is None else self._features(views[: len(target)](target))
+            wanted = [] if target is None else self._features(changes[: len(target)](target))
         self.network.requires_grad_(True)
         apart = [(a[: len(b)].float() - b.float()).abs().mean() for a, b in zip(maps, wanted, strict=False)]
         return F.softplus(-logits.float()).mean(), torch.stack(apart).mean() if apart else logits.new_zeros(())
 
     def learn(
-        self, real: Sequence[Tensor], fake: Sequence[Tensor], views: Sequence[Views], step: int
+        self, real: Sequence[Tensor], fake: Sequence[Tensor], changes: Sequence[tuple[Changes, Changes]], step: int
     ) -> dict[str, float]:
         """The losses of one step on parts of a batch: real and generated pictures, and the views of both in turn.
 
         Args:
-            views: of real[0], fake[0], real[1], ...
+            changes: of each part's real and generated pictures
             step: at each `r1_every`-th, R1 has a step of its own
         """
         self.optimizer.zero_grad(set_to_none=True)
-        seen = [
-            (views[2 * i](true), views[2 * i + 1](made)) for i, (true, made) in enumerate(zip(real, fake, strict=True))
-        ]
-        told = []
+        pairs = zip(real, fake, changes, strict=True)
+        seen = [(of_true(true), of_made(made)) for true, made, (of_true, of_made) in pairs]
+        verdicts = []
         for true, made in seen:
             with self.precision.autocast():
                 real_logits, fake_logits = self.network(true).float(), self.network(made).float()
             loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
-            told.append(torch.stack([loss.detach(), real_logits.detach().sign().mean()]))
+            verdicts.append(torch.stack([loss.detach(), real_logits.detach().sign().mean()]))
             self.scaler.scale(loss / len(seen)).backward()
         self.precision.step(self.optimizer, self.scaler, self.world)
-        loss, sign = self.world.gather(torch.stack(told)).mean(0).tolist()
+        loss, sign = self.world.gather(torch.stack(verdicts)).mean(0).tolist()
         self.probability.update(sign, sum(map(len, real)) * self.world.world_size)
         values = {"discriminator": loss, "real_sign": sign, "p": self.probability.p}
         if self.config.r1_gamma and step % self.config.r1_every == 0:
@@ -103,7 +101,7 @@ class Adversary:
         return values
 
     def _regularize(self, real: Sequence[Tensor]) -> float:
-        """One step of R1 on the views of real pictures, as they are seen; the penalty."""
+        """One step of R1 on changed real pictures, as they are seen; the penalty."""
         self.optimizer.zero_grad(set_to_none=True)
         penalties = []
         for true in real:

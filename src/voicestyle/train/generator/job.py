@@ -8,6 +8,7 @@ Stages may start small and grow.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from voicestyle.nn.dlib_resnet import DlibResNet
 from voicestyle.nn.stylegan2 import Generator
 from voicestyle.train.distributed import World, connect
 from voicestyle.train.generator.codes import FaceCodes
+from voicestyle.train.generator.losses import Judge, identity_loss
 from voicestyle.train.generator.morph import MorphSpace, landmarks_of
 from voicestyle.train.generator.settings import GeneratorRecipe, IdentityConfig, read_settings
 from voicestyle.train.generator.trainer import GeneratorTrainer
@@ -95,7 +97,7 @@ def _make_trainer(settings: GeneratorRecipe, files: list[PictureFile], world: Wo
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no saved state to start from; train that run first")
         start = torch.load(path, map_location="cpu", weights_only=True)
-    judge = _identity_network(settings.identity).to(world.device) if settings.identity else None
+    judge = _judge(settings.identity, world.device) if settings.identity else None
     faces, stream = load_faces(settings, world), None
     if faces is None:
         data = settings.data
@@ -121,10 +123,11 @@ def load_pictures(settings: GeneratorRecipe, size: int) -> tuple[Tensor, Tensor]
     return torch.cat([from_pil(pils[i], size) for i in found]), landmarks
 
 
-def _identity_network(config: IdentityConfig) -> DlibResNet:
+def _judge(config: IdentityConfig, device: torch.device) -> Judge:
     network = DlibResNet()
     network.load_state_dict(read_state(config.weights))
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    return partial(identity_loss, network, config.crop)
 
 
 @torch.no_grad()

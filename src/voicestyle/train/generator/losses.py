@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,26 @@ from torch import Tensor
 
 from voicestyle.image import crop_resize
 from voicestyle.nn.dlib_resnet import INPUT_SIZE, DlibResNet
+from voicestyle.train.generator.settings import Reconstruction
 
+Judge = Callable[
+    [Tensor, Tensor], Tensor
+]  # pictures and their targets -> how unlike the people are, see `identity_loss`
 NUM_BANDS = 3  # details of 2, 4 and 8 pixels
+
+
+def reconstruction_losses(
+    image: Tensor, target: Tensor, config: Reconstruction, judge: Judge | None
+) -> dict[str, Tensor]:
+    """How far pictures (N,3,S,S) are from targets (M,3,S,S) of the first M, by each loss that has a weight; unweighted."""
+    num = len(target)
+    losses = {"pixel": pixel_loss(image[:num], target)}
+    if config.texture:
+        losses["texture"] = texture_loss(image[:num], target)
+    if config.identity and judge is not None:
+        some = config.identity_faces or num
+        losses["identity"] = judge(image[:some], target[:some])
+    return losses
 
 
 def pixel_loss(image: Tensor, target: Tensor) -> Tensor:

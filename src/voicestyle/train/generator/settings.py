@@ -12,6 +12,7 @@ from voicestyle.train.generator.ada import COLORS, WARPS
 from voicestyle.train.pictures import DataConfig
 from voicestyle.train.recipe import settings_of
 
+TARGETED = ("texture", "identity", "latent_lr")  # of a reconstruction: nothing without faces or means
 Change = Literal[
     "flip", "quarter_turn", "shift", "scale", "rotate", "stretch", "rotate_again", "offset",
     "brightness", "contrast", "luma_flip", "hue", "saturation",
@@ -49,6 +50,41 @@ class DiscriminatorConfig:
 
 
 @dataclass(frozen=True)
+class Reconstruction:
+    """The section ``[stages.NAME.reconstruction]``: faces and means beside their targets."""
+
+    # weights of losses
+    pixel: NonNegative = 1.0
+    texture: NonNegative = 0.0
+    identity: NonNegative = 0.0
+    identity_faces: Whole = 0  # on so many of the faces; 0: on all faces and means
+    detail: NonNegative = 0.0  # of the targets of means, see `MorphSpace.mix`
+    latent_lr: NonNegative = 0.0  # of each picture's own part of its latent, see `codes`; 0: it stays as it is
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """The section ``[stages.NAME.adversary]``: what a discriminator teaches; without it, none is trained."""
+
+    # of its verdict. With faces or means: in units of the gradient of the losses with targets, so that neither drowns
+    # the other, and never above `weight_max`
+    weight: NonNegative = 0.0
+    weight_max: NonNegative = 1.0
+    feature: NonNegative = 0.0  # weight of the difference of its features from those of the targets
+    after: Whole = 0  # steps in which the discriminator alone learns from the other
+
+
+@dataclass(frozen=True)
+class Regularizers:
+    """The section ``[stages.NAME.regularizers]``: of random samples."""
+
+    path: NonNegative = 0.0  # weight of path length regularization (StyleGAN2, section 3.2)
+    path_every: Count = 4  # steps
+    mixing: Share = 0.0  # part of the samples that have two codes (StyleGAN, section 3.1)
+    psi_min: Share = 1.0  # samples are truncated by a random factor between this and 1
+
+
+@dataclass(frozen=True)
 class Stage:
     """One part of the schedule, a section ``[stages.NAME]``.
 
@@ -61,28 +97,14 @@ class Stage:
     faces: Whole = 0  # codes of training pictures
     means: Whole = 0  # means of the latents of two to eight
     samples: Whole = 0  # random codes
-    detail: NonNegative = 0.0  # of the targets of means, see `MorphSpace.mix`
     accumulate: Count = 1  # parts that a batch is cut into, one after the other
     momentum: Share = 0.0  # Adam's beta1; a decoder wants 0.9, a GAN none
     warm_up: Share = 0.0  # part of the steps in which the learning rate rises
     cool_down: Share = 0.0  # part in which it falls
-    latent_lr: NonNegative = 0.0  # of each picture's own part of its latent, see `codes`; 0: it stays as it is
     noise: bool = False  # random noise maps (StyleGAN, section 2); without them the network has none
-    # weights of losses
-    pixel: NonNegative = 1.0
-    texture: NonNegative = 0.0
-    identity: NonNegative = 0.0
-    identity_faces: Whole = 0  # on so many of the faces; 0: on all faces and means
-    feature: NonNegative = 0.0
-    # of the discriminator. With faces or means: in units of the gradient of the losses above, so that neither drowns
-    # the other, and never above `adversarial_max`
-    adversarial: NonNegative = 0.0
-    adversarial_max: NonNegative = 1.0
-    adversarial_after: Whole = 0  # steps in which the discriminator alone learns from the other
-    path: NonNegative = 0.0  # path length regularization (StyleGAN2, section 3.2)
-    path_every: Count = 4
-    mixing: Share = 0.0  # part of the samples that have two codes (StyleGAN, section 3.1)
-    psi_min: Share = 1.0  # samples are truncated by a random factor between this and 1
+    reconstruction: Reconstruction = Reconstruction()
+    adversary: Adversarial = Adversarial()
+    regularizers: Regularizers = Regularizers()
 
     @property
     def batch(self) -> int:
@@ -92,7 +114,7 @@ class Stage:
     @property
     def has_discriminator(self) -> bool:
         """Whether a discriminator is trained."""
-        return bool(self.adversarial or self.feature)
+        return bool(self.adversary.weight or self.adversary.feature)
 
 
 @dataclass(frozen=True)
@@ -137,18 +159,19 @@ def _misfits(stage: Stage, settings: GeneratorRecipe) -> Iterator[tuple[str, str
     for name in ("faces", "means"):
         if getattr(stage, name) and settings.codes is None:
             yield name, "pictures with targets need the section [codes]"
-    if stage.identity and settings.identity is None:
-        yield "identity", "it needs the section [identity]"
-    if stage.samples and not stage.adversarial:
-        yield "samples", "they have no target, and need adversarial above 0"
-    for name in ("texture", "identity", "feature", "latent_lr"):
-        if getattr(stage, name) and not taught:
-            yield name, "it is for faces and means, of which there are none"
+    if stage.reconstruction.identity and settings.identity is None:
+        yield "reconstruction.identity", "it needs the section [identity]"
+    if stage.samples and not stage.adversary.weight:
+        yield "samples", "they have no target, and need adversary.weight above 0"
+    targeted = {f"reconstruction.{name}": getattr(stage.reconstruction, name) for name in TARGETED}
+    for key, weight in {**targeted, "adversary.feature": stage.adversary.feature}.items():
+        if weight and not taught:
+            yield key, "it is for faces and means, of which there are none"
     for name in ("path", "mixing"):
-        if getattr(stage, name) and not stage.samples:
-            yield name, "it is for samples, of which there are none"
-    if stage.feature and settings.discriminator.kind != "patch":
-        yield "feature", "it needs a discriminator of kind 'patch'"
+        if getattr(stage.regularizers, name) and not stage.samples:
+            yield f"regularizers.{name}", "it is for samples, of which there are none"
+    if stage.adversary.feature and settings.discriminator.kind != "patch":
+        yield "adversary.feature", "it needs a discriminator of kind 'patch'"
     for name in ("faces", "means", "samples"):
         if getattr(stage, name) % stage.accumulate:
             yield name, f"got {getattr(stage, name)}, which cannot be cut into {stage.accumulate} parts (accumulate)"
