@@ -22,7 +22,7 @@ NUM_BANDS = 3  # details of 2, 4 and 8 pixels
 def reconstruction_losses(
     image: Tensor, target: Tensor, config: Reconstruction, judge: Judge | None
 ) -> dict[str, Tensor]:
-    """How far pictures (N,3,S,S) are from targets (M,3,S,S) of the first M, by each loss that has a weight; unweighted."""
+    """How far the first M pictures (N,3,S,S) are from targets (M,3,S,S), by each loss with a weight; unweighted."""
     num = len(target)
     losses = {"pixel": pixel_loss(image[:num], target)}
     if config.texture:

@@ -1,0 +1,43 @@
+"""The listing of all source files in the README, from the first lines of their docstrings: `python dev/listing.py`."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+from structure import HERE, modules
+
+HEAD = (
+    "## One line a file\n\nFrom the ground up: a file imports those above it.\n\n| `src/voicestyle/` | |\n|---|---|\n"
+)
+
+
+def first_line(path: Path) -> str:
+    """What a file says of itself, in one sentence."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.split("\n")[0].removesuffix(".").replace("|", "\\|").replace("``", "`")
+
+
+def listing() -> str:
+    """The section of the README, floor by floor."""
+    sys.path.insert(0, str(HERE / "tests"))
+    from test_architecture import place
+
+    def order(name: str) -> tuple[int, int, str]:
+        return place(name)[0], name.count("."), name
+
+    known = {name: path for name, path in modules().items() if name != "__main__"}
+    rows = (f"| `{name.replace('.', '/')}.py` | {first_line(known[name])} |\n" for name in sorted(known, key=order))
+    return HEAD + "".join(rows)
+
+
+def readme(text: str) -> str:
+    """The README with the listing anew."""
+    before, _, after = text.partition("## One line a file\n")
+    return before + listing() + "\n" + after[after.index("\nResearch use only") + 1 :]
+
+
+if __name__ == "__main__":
+    path = HERE / "README.md"
+    path.write_text(readme(path.read_text(encoding="utf-8")), encoding="utf-8")
