@@ -8,9 +8,13 @@ from pathlib import Path
 
 from structure import HERE, modules
 
-HEAD = (
-    "## One line a file\n\nFrom the ground up: a file imports those above it.\n\n| `src/voicestyle/` | |\n|---|---|\n"
-)
+HEAD = """## One line a file
+
+From the ground up: imports lead to files above.
+
+| `src/voicestyle/` | |
+|---|---|
+"""
 
 
 def first_line(path: Path) -> str:

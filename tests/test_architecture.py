@@ -21,7 +21,8 @@ FLOORS = [
     ["nn"],
     ["latent", "losses", "clustering", "metrics", "sampling"],
     ["inversion", "guidance", "prototypes", "generation", "checkpoint", "data", "download"],
-    ["pipeline", "show", "bulk", "live", "replay", "plots", "train", "build", "evaluate", "convert", "cmpc2"],
+    ["pipeline", "show", "bulk", "live", "replay", "plots", "evaluate", "convert", "cmpc2"]
+    + ["train", "train.encoder", "train.generator", "train.inverter", "build"],
     ["cli", "web", "__main__"],
 ]
 SIBLINGS = {  # who may import on its own floor, and from whom
@@ -37,8 +38,11 @@ SIBLINGS = {  # who may import on its own floor, and from whom
     "pipeline": {"convert"},
     "bulk": {"bulk", "pipeline", "train"},
     "show": {"pipeline"},
-    "train": {"train", "build", "convert"},
-    "build": {"build", "convert", "train"},
+    "train": {"train"},
+    "train.encoder": {"train.encoder", "train", "convert"},
+    "train.generator": {"train.generator", "train", "convert"},
+    "train.inverter": {"train"},
+    "build": {"build", "train"},
     "evaluate": {"evaluate", "pipeline", "plots"},
     "plots": {"plots", "pipeline"},
     "cmpc2": {"convert"},

@@ -96,9 +96,9 @@ def _slurm(settings: dict[str, Any], jobs: int) -> Any:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    from voicestyle.train.recipe import load_recipe
+    from voicestyle.train.recipe import read_recipe
 
-    return load_recipe(path)
+    return read_recipe(path)
 
 
 def is_lost(error: BaseException) -> bool:
