@@ -1,10 +1,18 @@
 # make demo   sets everything up, then makes a face from a bundled voice
 # make test   sets everything up, then runs the tests
-PYTHON ?= python3
-# The release that the tests were last run with; any that pyproject.toml allows may be named: make demo TORCH=torch
+#
+# Linux and macOS. On Windows, in Git Bash (where there is no make, the commands of its lines do the same).
+# Settings: make test TORCH='torch==2.10.*' PYTHON=python3.12
+PYTHON ?= $(if $(filter Windows_NT,$(OS)),python,python3)
+# The release that the tests were last run with; any that pyproject.toml allows may be named
 TORCH ?= torch==2.13.0
+# Where PyTorch comes from. On Linux the default build brings CUDA along, some gigabytes; where there is no GPU, name the
+# index of CPU builds that PyTorch's installation page gives
+TORCH_INDEX ?=
+# Processes that run tests side by side
+WORKERS ?= 2
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 VOICE ?= examples/slt.flac
 
 .PHONY: demo test lint clean
@@ -13,7 +21,7 @@ demo: $(VENV)/.installed
 	$(BIN)/voicestyle generate $(VOICE) -o out --sheet
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests benchmarks dev && $(BIN)/ruff format --check src tests benchmarks dev
@@ -21,11 +29,11 @@ lint: $(VENV)/.installed-dev
 clean:
 	rm -rf $(VENV) out
 
-$(BIN)/python:
+$(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
+$(VENV)/.installed: $(VENV)/pyvenv.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
