@@ -11,7 +11,7 @@ from fill import inp
 from voicestyle.config import EncoderConfig, ImageConfig, LogMelConfig
 from voicestyle.nn.cohort import LIMIT, RIDGE, CohortBridge
 from voicestyle.nn.encoder import VoiceFaceEncoder
-from voicestyle.train.encoder.cohort import cohort_start, set_chances
+from voicestyle.train.encoder.cohort import cohort_start, set_age, set_chances
 from voicestyle.train.encoder.settings import StartConfig
 
 DIM = 5
@@ -136,3 +136,17 @@ def test_percentiles_count_random_pairs() -> None:
         assert encoder.percentile(torch.tensor([similarity])).item() == pytest.approx(share, abs=0.03)
     assert encoder.percentile(torch.tensor([[-1.0, 1.0]])).tolist() == [[0.0, 1.0]]
     assert VoiceFaceEncoder(EncoderConfig.tiny()).percentile(torch.zeros(1)) is None
+
+
+def test_voices_tell_ages_by_ridge_regression() -> None:
+    from sklearn.linear_model import Ridge
+
+    encoder = torch.nn.Module()
+    encoder.age = torch.nn.Linear(5, 1).double()
+    emb, weight = inp("emb", (80, 5)).double(), inp("weight", (80,)).double().abs()
+    age = 40 + 9 * emb[:, 0] - 3 * emb[:, 2] + inp("noise", (80,)).double()
+    set_age(encoder, emb, age, 0.1, weight)
+    w = weight / weight.sum()
+    variance = (w @ (emb - w @ emb).square()).sum().item()
+    expected = Ridge(alpha=0.1 * variance).fit(emb.numpy(), age.numpy(), sample_weight=w.numpy()).predict(emb.numpy())
+    np.testing.assert_allclose(encoder.age(emb)[:, 0].detach().numpy(), expected, atol=1e-9)

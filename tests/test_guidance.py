@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -127,3 +128,39 @@ def test_the_callback_is_called_at_each_step(generator: Generator, voice_emb: Te
     steps = []
     guide(generator, Quarters(), voice_emb, start(generator), CONFIG, callback=lambda step, *_: steps.append(step))
     assert steps == list(range(CONFIG.steps))
+
+
+class Aged(Quarters):
+    """A face whose brightness is its age, and a voice that tells an age of 30 years."""
+
+    config = SimpleNamespace(tells_age=True)
+
+    def encode_face_and_age(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        return self.encode_face(image), 40 + 20 * image.mean((1, 2, 3))
+
+    def voice_age(self, voice_emb: Tensor) -> Tensor:
+        return torch.full((len(voice_emb),), 30.0)
+
+
+def test_another_age_than_the_voice_tells_has_a_price(voice_emb: Tensor) -> None:
+    image, w = rand(2, 3, 32, 32), torch.zeros(2, 16)
+    aged = dataclasses.replace(CONFIG, age_weight=0.7)
+    objective = VoiceObjective(Aged(), voice_emb, w, aged)
+    without = VoiceObjective(Aged(), voice_emb, w, CONFIG)
+    years = 40 + 20 * image.mean((1, 2, 3)) - 30
+    expected = without.plain(image, w) + 0.7 * (years / 10).square()
+    torch.testing.assert_close(objective.plain(image, w), expected)
+    similarity = (Quarters().encode_face(image) * voice_emb).sum(1)
+    torch.testing.assert_close(objective.similarity, similarity)
+
+
+def test_guiding_brings_the_age_that_the_voice_tells(generator: Generator, voice_emb: Tensor) -> None:
+    w_init = start(generator)
+    away = []
+    for weight in (0.0, 5.0):
+        config = dataclasses.replace(CONFIG, age_weight=weight, steps=30)
+        result = guide(generator, Aged(), voice_emb, w_init, config)
+        _, age = Aged().encode_face_and_age(generator.synthesis(result.w))
+        away.append((age - 30).abs().max())
+        assert all(-1 <= s <= 1 for entry in result.history for s in entry["similarity"])
+    assert away[1] < 0.7 * away[0]

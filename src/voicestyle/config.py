@@ -84,6 +84,7 @@ class EncoderConfig:
     bridge_dropout: Share = 0.5
     second_image: ImageConfig | None = None  # what the second of two face backbones takes
     bridge: Literal["mlp", "cohort"] = "mlp"  # cohort: a linear map, scaled by the other side's people (nn/cohort.py)
+    tells_age: bool = False  # a voice's embedding tells the age that its face seems to have; needs the backbone faceres
     num_chances: Whole = 0  # entries of the table of similarities of random voices and faces
 
     @property
@@ -167,6 +168,9 @@ class GuidanceConfig:
     lr: Positive = 0.01
     latent_noise: NonNegative = 0.05  # in units of w_std, ramped to zero over the first 75 % of the steps
     latent_weight: NonNegative = 1e-3  # weight of ||w - w_init||^2 / w_std^2
+    # weight of the squared distance, in decades, between the age that the face seems to have and the one that the voice
+    # tells; 0: none, and where the encoder tells no age
+    age_weight: NonNegative = 0.0
     num_views: Whole = 4  # augmented views that the face encoder sees at each step; 0: the picture itself
     member_order: Literal["similarity", "dataset"] = "similarity"  # which members come first
     optimize_noise: bool = False  # the generator's noise maps too

@@ -17,6 +17,7 @@ SHIFT = 0.03  # fraction of the picture's side
 LOG_SCALE = 0.05
 BRIGHTNESS = 0.05  # of the range [-1,1]
 CONTRAST = 0.1
+DECADE = 10.0  # years
 PIXEL_NOISE = 0.02  # standard deviation, of the range [-1,1]
 
 
@@ -36,13 +37,17 @@ def random_view(image: Tensor, rng: torch.Generator) -> Tensor:
 
 
 class VoiceObjective:
-    """One minus the similarity of voice and face (N,), plus the price of leaving the initial latent.
+    """One minus the similarity of voice and face (N,), plus the prices of another age and of leaving the initial latent.
 
     The face is seen in `config.num_views` random views, new ones at each step, and the similarity is their mean: a
     latent that pleases the encoder in one view only is not rewarded. All samples see the same views. Without views, it
     is the picture itself that is seen.
 
-    The price is `config.latent_weight` * ||w - w_init||^2 / w_std^2. Divided by w_std (the root mean squared distance
+    An age that the face seems to have (by a head of a face backbone) and that the voice does not tell costs
+    `config.age_weight` times their squared distance in decades. Unlike the similarity, which a face can always raise a
+    little by what only the encoder sees, this has an end: the voice tells an age, not the older the better.
+
+    Leaving the start costs `config.latent_weight` * ||w - w_init||^2 / w_std^2. Divided by w_std (the root mean squared distance
     of w from its mean) it has no unit: 1 is a step as long as from the mean face to a typical one.
     """
 
@@ -61,21 +66,32 @@ class VoiceObjective:
         self.config = config
         self.rng = torch.Generator().manual_seed(seed)
         self.w_std = w_std
+        self.similarity = torch.zeros(len(w_init))  # (N,) of the pictures that were judged last, the mean over views
+        self.age: Tensor | None = None
+        if config.age_weight and encoder.config.tells_age:
+            self.age = encoder.voice_age(self.voice_emb).detach()
 
     def __call__(self, image: Tensor, w: Tensor) -> Tensor:
         views = [random_view(image, self.rng) for _ in range(self.config.num_views)] or [image]
-        similarity = self.similarity(torch.cat(views)).view(len(views), -1).mean(0)
-        return 1 - similarity + self.prior(w)
+        return self._loss(views, w)
 
     def plain(self, image: Tensor, w: Tensor) -> Tensor:
         """The same loss (N,) on the pictures as they are: without chance, so that steps can be compared."""
-        return 1 - self.similarity(image) + self.prior(w)
+        return self._loss([image], w)
 
-    def similarity(self, image: Tensor) -> Tensor:
-        """Cosine of the voice and each picture, (num_views * N,), in [-1,1]."""
-        face_emb = self.encoder.encode_face(image.clamp(-1, 1) if self.config.clamp else image)
-        voice_emb = self.voice_emb.to(face_emb)
-        return (face_emb * voice_emb.repeat(len(image) // len(voice_emb), 1)).sum(1)
+    def _loss(self, views: list[Tensor], w: Tensor) -> Tensor:
+        """The loss (N,) of views (N,3,H,W) of pictures; their similarity is kept."""
+        seen = torch.cat(views)
+        seen = seen.clamp(-1, 1) if self.config.clamp else seen
+        if self.age is None:
+            face_emb, price = self.encoder.encode_face(seen), 0.0
+        else:
+            face_emb, age = self.encoder.encode_face_and_age(seen)
+            distance = (age.view(len(views), -1) - self.age) / DECADE
+            price = self.config.age_weight * distance.square().mean(0)
+        similarity = (face_emb.unflatten(0, (len(views), -1)) * self.voice_emb.to(face_emb)).sum(2).mean(0)
+        self.similarity = similarity.detach()
+        return 1 - similarity + price + self.prior(w)
 
     def prior(self, w: Tensor) -> Tensor:
         """What the way from w_init costs (N,)."""
@@ -105,7 +121,7 @@ def guide(
     similarities: list[list[float]] = []
 
     def observe(step: int, image: Tensor, w: Tensor, loss: Tensor) -> None:
-        similarities.append((1 - loss + objective.prior(w)).tolist())
+        similarities.append(objective.similarity.tolist())
         if callback is not None:
             callback(step, image, w, loss)
 

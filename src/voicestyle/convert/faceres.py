@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor
 
 from voicestyle.convert.keys import layout, rename
+from voicestyle.convert.tfjs import read_arrays
 from voicestyle.nn.faceres import BLOCKS, FaceRes
 
 ADVICE = "this is not (all of) faceres-deep.json and faceres-deep.bin, get both again"
@@ -55,31 +54,3 @@ def _convolution(left: dict[str, np.ndarray], ours: str, kernel: str, norm: str)
     """A convolution that the converter of TensorFlow.js has merged with the scale of its batch norm."""
     weight = left.pop(kernel).transpose(3, 2, 0, 1)
     return {f"{ours}.weight": weight, f"{ours}.bias": left.pop(f"{norm}/batchnorm_1/sub")}
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Every weight by its name in the graph, as TensorFlow lays it out: height, width, in, out.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read_state`
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected faceres-deep.json")
-    try:
-        (group,) = json.loads(path.read_text(encoding="utf-8"))["weightsManifest"]
-        (shard,), weights = group["paths"], [(w["name"], w["shape"], w["dtype"]) for w in group["weights"]]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError):
-        raise ValueError(f"{path}: no manifest of TensorFlow.js with one file of weights; {ADVICE}") from None
-    binary = path.parent / Path(shard).name
-    if not binary.is_file():
-        raise FileNotFoundError(f"{binary}: no such file; {path.name} keeps its weights there")
-    data, position, arrays = binary.read_bytes(), 0, {}
-    for name, shape, kind in weights:
-        count = math.prod(shape)
-        if kind not in ("float32", "int32") or position + 4 * count > len(data):
-            raise ValueError(f"{binary}: {len(data)} bytes, {name} of type {kind} not among them; {ADVICE}")
-        arrays[name] = np.frombuffer(data, f"<{kind[0]}4", count, position).reshape(shape)
-        position += 4 * count
-    if position != len(data):
-        raise ValueError(f"{binary}: {len(data)} bytes, expected {position}; {ADVICE}")
-    return arrays

@@ -34,6 +34,10 @@ class VoiceFaceEncoder(nn.Module):
         self.face_backbone, face_dim = _backbone("face", config)
         self.voice_bridge = _bridge("voice", voice_dim, config)
         self.face_bridge = _bridge("face", face_dim, config)
+        if config.tells_age:
+            if "faceres" not in config.face_backbone:
+                raise ValueError(f"tells_age: {config.face_backbone!r} sees no age, expected 'dlib_resnet+faceres'")
+            self.age = nn.Linear(config.embed_dim, 1)  # of a voice's embedding
         if config.num_chances:
             # similarities of random voices and faces, from the least to the greatest
             self.chances = nn.Parameter(torch.linspace(-1, 1, config.num_chances), requires_grad=False)
@@ -63,6 +67,22 @@ class VoiceFaceEncoder(nn.Module):
     def encode_face(self, image: Tensor) -> Tensor:
         """Unit embeddings (N, D) of images (N, 3, H, W) in [-1, 1], RGB, in the canonical frame, of any size."""
         return F.normalize(self.face_bridge(self.face_features(image)), dim=1)
+
+    def encode_face_and_age(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What `encode_face` gives, and the ages (N,) in years that the faces seem to have; None without `tells_age`."""
+        features = self.face_features(image)
+        emb = F.normalize(self.face_bridge(features), dim=1)
+        return emb, features[:, faceres.AGE] if self.config.tells_age else None
+
+    def voice_age(self, voice_emb: Tensor) -> Tensor:
+        """The age (N,) in years that the face of a voice seems to have on average, of voice embeddings (N, D).
+
+        Raises:
+            ValueError: the encoder does not tell it
+        """
+        if not self.config.tells_age:
+            raise ValueError("voice_age: this encoder does not tell ages (encoder.tells_age)")
+        return self.age(voice_emb)[:, 0]
 
     def percentile(self, similarity: Tensor) -> Tensor | None:
         """The share in [0, 1] of random pairs of a voice and a face that are less similar; None where it is not known.

@@ -18,6 +18,7 @@ BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)]
 HIDDEN = 256  # of the layer before the heads
 NUM_AGES = 100  # the age head tells the ages of 1 to 100 years
 MAX_LOGIT = 6.9068  # of gender: probabilities of 0.001 to 0.999
+AGE = -2  # which of the features is the age in years
 BLOCK_SIZES = (BLOCKS[-1][0], HIDDEN, 1, 1)  # features: pooled, hidden, age, gender
 ROOT_EPS = 1e-4  # under the square root, whose slope has no bound at zero
 

@@ -69,6 +69,28 @@ def set_chances(encoder: VoiceFaceEncoder, voice_emb: Tensor, face_emb: Tensor, 
     encoder.chances.copy_(ordered[(parts * len(ordered)).long()])
 
 
+@torch.no_grad()
+def set_age(encoder: VoiceFaceEncoder, voice_emb: Tensor, age: Tensor, ridge: float, weight: Tensor) -> None:
+    """Let voices tell ages, by ridge regression from their embeddings.
+
+    Args:
+        encoder: with `tells_age`
+        voice_emb: (N, D)
+        age: (N,) years that the faces of these people seem to have
+        ridge: in units of the total variance of the embeddings
+        weight: (N,) how much each counts
+    """
+    w = weight.double() / weight.sum()
+    x, y = voice_emb.double(), age.double()
+    mean, mean_age = w @ x, w @ y
+    x = x - mean
+    covariance = (w * x.T) @ x
+    covariance += ridge * covariance.trace() * torch.eye(len(covariance)).to(covariance)
+    direction = torch.linalg.solve(covariance, (w * x.T) @ (y - mean_age))
+    encoder.age.weight.copy_(direction[None])
+    encoder.age.bias.copy_(mean_age - direction @ mean)
+
+
 def _blocks(encoder: VoiceFaceEncoder, side: str) -> Sequence[int]:
     """The sizes of the blocks of a side's features; those of a single backbone are all of one kind."""
     bridge: CohortBridge = getattr(encoder, f"{side}_bridge")

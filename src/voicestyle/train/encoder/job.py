@@ -22,9 +22,10 @@ from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.shards import LogMelShards, cache_log_mels, front_end_fingerprint
 from voicestyle.files import sha256_of
 from voicestyle.nn.encoder import VoiceFaceEncoder
+from voicestyle.nn.faceres import AGE
 from voicestyle.train.distributed import World, connect
 from voicestyle.train.encoder.batches import Items, batches
-from voicestyle.train.encoder.cohort import set_chances
+from voicestyle.train.encoder.cohort import set_age, set_chances
 from voicestyle.train.encoder.settings import EncoderRecipe, read_settings
 from voicestyle.train.encoder.start import start_encoder, towers_of
 from voicestyle.train.encoder.supervision import Supervision
@@ -67,10 +68,7 @@ def train_encoder(
             run.restore(trainer.load_state_dict, state)
         _train(trainer, used, watched, run, job.progress)
         encoder = trainer.averaged()
-        if settings.encoder.num_chances:
-            views = job.views(used)
-            towers = towers_of(encoder, settings).eval()
-            set_chances(encoder, *embed(towers, views, settings.are_features), views.identities)
+        job.finish(encoder, used)
         encoder = encoder.cpu()
         if world.is_main:
             config = VoiceStyleConfig(settings.name, settings.encoder.config, license=settings.license)
@@ -221,6 +219,19 @@ class _Job:
         return Trainer(
             self.settings, self.encoder(), data.identities, features, weight, self._supervision(), self.world
         )
+
+    def finish(self, encoder: VoiceFaceEncoder, data: Views | Items) -> None:
+        """Find what the encoder tells besides its embeddings: ages of voices, similarities of strangers."""
+        config = self.settings.encoder
+        if not (config.num_chances or config.tells_age):
+            return
+        views = self.views(data)
+        voice_emb, face_emb = embed(towers_of(encoder, self.settings).eval(), views, self.settings.are_features)
+        if config.tells_age:
+            age = views.face[..., AGE].float().mean(1)
+            set_age(encoder, voice_emb, age, self.settings.start.age_ridge, self._weights(views.items))
+        if config.num_chances:
+            set_chances(encoder, voice_emb, face_emb, views.identities)
 
     def _weights(self, items: Sequence[Item]) -> Tensor:
         """(N,) how much each item counts in a closed form."""

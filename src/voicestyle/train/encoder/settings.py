@@ -34,6 +34,7 @@ class TowerConfig:
     bridge_dropout: Share = EncoderConfig.bridge_dropout
     second_image: ImageConfig | None = None
     bridge: Literal["mlp", "cohort"] = "mlp"
+    tells_age: bool = False
     num_chances: Whole = 0
     num_frames: Count | None = None  # shorter crops than the front end's own make training cheaper
 
@@ -45,7 +46,8 @@ class TowerConfig:
             front_end = dataclasses.replace(front_end, num_frames=self.num_frames)
         return EncoderConfig(
             self.voice_backbone, self.face_backbone, front_end, self.image, self.embed_dim, self.bridge_hidden,
-            self.backbone_width, self.bridge_dropout, self.second_image, self.bridge, self.num_chances,
+            self.backbone_width, self.bridge_dropout, self.second_image, self.bridge, self.tells_age,
+            self.num_chances,
         )  # fmt: skip
 
 
@@ -74,6 +76,7 @@ class StartConfig:
     face_ridge: NonNegative = 0.0  # cohort bridges: of the faces, in units of their total variance
     voice_scales: tuple[float, ...] = (1.0,)  # cohort bridges: of the features of each kind; see `blocks` of a backbone
     face_scales: tuple[float, ...] = (1.0,)
+    age_ridge: NonNegative = 1.0  # of the ages that voices tell, in units of the total variance of their embeddings
     more_weight: NonNegative = 1.0  # cohort bridges: how much a pair of `more_manifests` counts
 
 
