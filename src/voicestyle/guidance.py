@@ -37,7 +37,7 @@ def random_view(image: Tensor, rng: torch.Generator) -> Tensor:
 
 
 class VoiceObjective:
-    """One minus the similarity of voice and face (N,), plus the prices of another age and of leaving the initial latent.
+    """One minus the similarity of voice and face (N,), plus the prices of another age and of leaving the start.
 
     The face is seen in `config.num_views` random views, new ones at each step, and the similarity is their mean: a
     latent that pleases the encoder in one view only is not rewarded. All samples see the same views. Without views, it
@@ -47,8 +47,8 @@ class VoiceObjective:
     `config.age_weight` times their squared distance in decades. Unlike the similarity, which a face can always raise a
     little by what only the encoder sees, this has an end: the voice tells an age, not the older the better.
 
-    Leaving the start costs `config.latent_weight` * ||w - w_init||^2 / w_std^2. Divided by w_std (the root mean squared distance
-    of w from its mean) it has no unit: 1 is a step as long as from the mean face to a typical one.
+    Leaving the start costs `config.latent_weight` * ||w - w_init||^2 / w_std^2. Divided by w_std (the root mean squared
+    distance of w from its mean) it has no unit: 1 is a step as long as from the mean face to a typical one.
     """
 
     def __init__(

@@ -73,7 +73,7 @@ class _Attributes:
 
 
 def _convolve(node: _Attributes, x: Tensor, kernel: Tensor, *rest: Tensor, depthwise: bool = False) -> Tensor:
-    """A convolution of (N, H, W, C) with a kernel (height, width, in, out); then an offset and a rectifier, if fused."""
+    """A convolution of (N, H, W, C) with a kernel (height, width, in, out), and what is fused with it."""
     x, groups = x.permute(0, 3, 1, 2), kernel.shape[2] if depthwise else 1
     kernel = kernel.permute(2, 3, 0, 1) if depthwise else kernel.permute(3, 2, 0, 1)
     if node.is_same:
@@ -108,7 +108,8 @@ OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "Softmax": lambda n, x: x.softmax(-1), "Identity": lambda n, x: x,
     "Sum": lambda n, x, axes: x.sum(_axes(axes), keepdim=n.keeps_dims),
     "Mean": lambda n, x, axes: x.mean(_axes(axes), keepdim=n.keeps_dims),
-    "Squeeze": lambda n, x: x.reshape(len(x), -1), "Reshape": lambda n, x, shape: x.reshape(len(x), *shape[1:].tolist()),
+    "Squeeze": lambda n, x: x.reshape(len(x), -1),
+    "Reshape": lambda n, x, shape: x.reshape(len(x), *shape[1:].tolist()),
     "MatMul": lambda n, x, kernel: x @ kernel,
     "Pad": lambda n, x, widths: F.pad(x, widths.flip(0).flatten().tolist()),
 }  # fmt: skip

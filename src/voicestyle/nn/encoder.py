@@ -69,7 +69,7 @@ class VoiceFaceEncoder(nn.Module):
         return F.normalize(self.face_bridge(self.face_features(image)), dim=1)
 
     def encode_face_and_age(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What `encode_face` gives, and the ages (N,) in years that the faces seem to have; None without `tells_age`."""
+        """What `encode_face` gives, and the ages (N,) that the faces seem to have, years; None without `tells_age`."""
         features = self.face_features(image)
         emb = F.normalize(self.face_bridge(features), dim=1)
         return emb, features[:, faceres.AGE] if self.config.tells_age else None
