@@ -107,7 +107,9 @@ def test_gradients_reach_black_pixels(arrays: Arrays, tmp_path: Path) -> None:
 
 
 def test_foreign_files_are_refused(arrays: Arrays, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"expected faceres-deep\.json"):
+    with pytest.raises(
+        FileNotFoundError, match=r"faceres-deep\.json: no such file; expected a network of TensorFlow\.js"
+    ):
         read_state(tmp_path / "faceres-deep.json")
     path = write(arrays, tmp_path)
     binary = tmp_path / "faceres-deep.bin"
@@ -121,10 +123,13 @@ def test_foreign_files_are_refused(arrays: Arrays, tmp_path: Path) -> None:
     binary.unlink()
     with pytest.raises(FileNotFoundError, match="keeps its weights there"):
         read_state(path)
-    with pytest.raises(ValueError, match="no or another 'feats/bias'"):
+    with pytest.raises(ValueError, match="no or another 'feats/bias'; this is not .all of. faceres-deep"):
         read_state(write({n: a for n, a in arrays.items() if n != "feats/bias"}, tmp_path))
     with pytest.raises(ValueError, match="1 weights unknown"):
         read_state(write({**arrays, "more": np.zeros(1, np.float32)}, tmp_path))
+    path.write_text("{")
+    with pytest.raises(ValueError, match="not a JSON file"):
+        read_state(path)
     path.write_text("{}")
     with pytest.raises(ValueError, match=r"no manifest of TensorFlow\.js"):
         read_state(path)

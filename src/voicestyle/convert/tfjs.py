@@ -123,8 +123,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a network of TensorFlow.js")
+    held = _read(path)
     try:
-        (group,) = _read(path)["weightsManifest"]
+        (group,) = held["weightsManifest"]
         (shard,), weights = group["paths"], [(w["name"], w["shape"], w["dtype"]) for w in group["weights"]]
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{path}: no manifest of TensorFlow.js with one file of weights; {ADVICE}") from None
@@ -145,8 +146,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def _nodes(path: Path) -> list[dict[str, Any]]:
     """The nodes of the graph, each after those that it depends on."""
+    held = _read(path)
     try:
-        left = list(_read(path)["modelTopology"]["node"])
+        left = list(held["modelTopology"]["node"])
     except (KeyError, TypeError):
         raise ValueError(f"{path}: no graph of TensorFlow.js; {ADVICE}") from None
     ordered, known = [], set()
