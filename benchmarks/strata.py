@@ -28,7 +28,7 @@ from voicestyle.train.encoder.validation import deal_identities
 from voicestyle.train.encoder.views import SIDES, average_windows, load_views, number_identities, usable_items
 from voicestyle.train.recipe import load_recipe
 
-RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "embedded_encoder.toml"
+RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "pairs_frozen_encoder.toml"
 RIDGE = 0.1  # in units of the features' mean variance; 0.95 of left-out people are told right from 0.03 to 3
 
 
