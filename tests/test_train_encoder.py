@@ -205,6 +205,23 @@ def test_canonical_start_is_the_textbook_analysis():
         assert abs(np.corrcoef(ours[0][:, k], theirs[0][:, k])[0, 1]) > 0.999
 
 
+def test_canonical_start_does_not_rest_on_the_signs_of_a_decomposition(monkeypatch):
+    voice, face, svd = inp("sv", (60, 16)), inp("sf", (60, 16)), torch.linalg.svd
+    made = []
+    for sign in (1.0, -1.0):
+        signs = torch.tensor([sign, 1.0] * 8, dtype=torch.float64)
+
+        def flipped(matrix, signs=signs):
+            u, values, vh = svd(matrix)
+            return u * signs, values, vh * signs[:, None]
+
+        monkeypatch.setattr(torch.linalg, "svd", flipped)
+        pair = bridges()
+        start.canonical_start(*pair, voice, face[:, None], ridge=1.0, power=1.0)
+        made.append(torch.cat([weights(bridge) for bridge in pair]))
+    assert torch.equal(*made)
+
+
 def test_canonical_start_needs_room():
     small = torch.nn.Sequential(torch.nn.LayerNorm(3), torch.nn.Linear(3, 5), torch.nn.GELU(), torch.nn.Linear(5, 3))
     x = inp("room", (9, 3))

@@ -59,18 +59,17 @@ def make_trainer(settings: dict):
 # --------------------------------------------------------------------------------------------------------- regression
 
 
-def test_training_gives_the_similarities_that_it_always_gave(frozen, tmp_path):
-    """Signs of embeddings are left to the machine's linear algebra.
+def test_training_gives_the_similarities_that_it_always_gave(float64, frozen, tmp_path):
+    """In float64, where the order of sums does not matter, and with the signs of the start settled.
 
-    The numbers are of the batches that the seed gives by `mixed_seed`; the embedded encoder has seen those that all
-    seeds had before, where this gave ((0.511, 0.542), (0.276, 0.391)).
+    The numbers are of the batches that the seed gives by `mixed_seed`.
     """
     settings = merged(frozen, schedule={"steps": 12})
     encoder = train.train_encoder(settings, tmp_path / "run", progress=False, device="cpu")
-    face = encoder.encode_face(inp("regression face", (2, 3, 32, 32), lo=-1))
-    voice = encoder.encode_voice(inp("regression voice", (2, 1, 64, 800)))
-    expected = torch.tensor([[0.6149, 0.7071], [0.3802, 0.5417]])
-    torch.testing.assert_close(face @ voice.T, expected, rtol=0, atol=2e-3)
+    face = encoder.encode_face(inp("regression face", (2, 3, 32, 32), lo=-1).double())
+    voice = encoder.encode_voice(inp("regression voice", (2, 1, 64, 800)).double())
+    expected = torch.tensor([[-0.70730110, -0.39100629], [-0.23563191, -0.22857438]])
+    torch.testing.assert_close(face @ voice.T, expected, rtol=0, atol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------------------ batches

@@ -115,6 +115,9 @@ def canonical_start(
     x, y, pictures = x - x.mean(0), y.mean(1) - y.mean((0, 1)), (y - y.mean((0, 1))).flatten(0, 1)
     whiten_x, whiten_y = _inverse_root(x, ridge), _inverse_root(pictures, ridge)
     u, correlation, vh = torch.linalg.svd(whiten_x @ (x.T @ y / len(x)) @ whiten_y)
+    # the sign of a pair of directions is the processor's choice, and matters to dropout: the largest number is above 0
+    flip = u.gather(0, u.abs().argmax(0, keepdim=True)).sign()[0, : len(correlation)]
+    u, vh = u[:, : len(correlation)] * flip, vh[: len(correlation)] * flip[:, None]
     for bridge, whiten, directions, features in (
         (voice_bridge, whiten_x, u, voice), (face_bridge, whiten_y, vh.T, face.flatten(0, 1)),
     ):  # fmt: skip
