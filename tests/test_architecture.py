@@ -42,7 +42,7 @@ SIBLINGS = {  # who may import on its own floor, and from whom
     "train.encoder": {"train.encoder", "train", "convert"},
     "train.generator": {"train.generator", "train", "convert"},
     "train.inverter": {"train"},
-    "build": {"build", "train"},
+    "build": {"build", "pipeline", "train"},
     "evaluate": {"evaluate", "pipeline", "plots"},
     "plots": {"plots", "pipeline"},
     "cmpc2": {"convert"},

@@ -28,6 +28,7 @@ from voicestyle.int8 import from_int8, to_int8
 from voicestyle.nn.arcface import IRSE50
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.nn.inverter import Inverter
+from voicestyle.nn.mapper import Mapper
 from voicestyle.nn.stylegan2 import Generator
 from voicestyle.prototypes import PrototypeBank
 from voicestyle.schema import Source, read, to_dict
@@ -37,9 +38,9 @@ MODELS = Path(__file__).parent / "models"  # what the package ships
 FORMAT_VERSION = 1
 STEP = ".step"  # ends the name of the steps of a weight that is stored as int8
 HEADER = ("format_version", "part", "license", "fingerprint")  # of each part, beside the caller's metadata
-CONFIG, ENCODER, GENERATOR, IDENTITY, INVERTER, PROTOTYPES, CARD = (
+CONFIG, ENCODER, GENERATOR, IDENTITY, INVERTER, MAPPER, PROTOTYPES, CARD = (
     "config.json", "encoder.safetensors", "generator.safetensors", "identity.safetensors", "inverter.safetensors",
-    "prototypes.safetensors", "README.md",
+    "mapper.safetensors", "prototypes.safetensors", "README.md",
 )  # fmt: skip
 
 
@@ -59,12 +60,14 @@ class Model:
     identity_fingerprint: str | None = None
     inverter: Inverter | None = None
     inverter_fingerprint: str | None = None
+    mapper: Mapper | None = None
     dtype: torch.dtype = torch.float16  # what the weights are stored in; `save_model` takes it
 
     def summary(self) -> dict[str, Any]:
         """What the model is and where it comes from, as plain JSON-ready values."""
         networks = {
             "encoder": self.encoder, "generator": self.generator, "identity": self.identity, "inverter": self.inverter,
+            "mapper": self.mapper,
         }  # fmt: skip
         counts = {n: sum(p.numel() for p in m.parameters()) for n, m in networks.items() if m is not None}
         return {
@@ -151,6 +154,7 @@ def save_model(
     *,
     identity: IRSE50 | None = None,
     inverter: Inverter | None = None,  # of this generator; its config is that of `config`
+    mapper: Mapper | None = None,  # of this encoder and generator; its config is that of `config`
     dtype: torch.dtype = torch.float16,  # what matrices and kernels are stored in
 ) -> Path:
     """The folder, written whole: made beside and renamed, so that a reader never sees half a model.
@@ -162,7 +166,7 @@ def save_model(
     """
     folder = Path(folder)
     check_replaceable(folder)
-    given = {ENCODER: encoder, GENERATOR: generator, IDENTITY: identity, INVERTER: inverter}
+    given = {ENCODER: encoder, GENERATOR: generator, IDENTITY: identity, INVERTER: inverter, MAPPER: mapper}
     networks = {name: network for name, network in given.items() if network is not None}
     fingerprints = {name: fingerprint(network) for name, network in networks.items()}
     if inverter is not None and (generator is None or inverter.config != config.inverter):
@@ -177,6 +181,8 @@ def save_model(
                       "license": config.license, "fingerprint": fingerprints[name]}  # fmt: skip
             if name == INVERTER:
                 header["inverts"] = fingerprints.get(GENERATOR)
+            if name == MAPPER:
+                header["maps"] = f"{fingerprints[ENCODER]} {fingerprints.get(GENERATOR)}"
             state = stored(network.state_dict(), dtype)
             save_file(state, beside / name, {"voicestyle": json.dumps(header, sort_keys=True)})
         if bank is not None:
@@ -189,7 +195,7 @@ def check_replaceable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file, expected a folder to write the model to; choose another name")
     if folder.is_dir():
-        ours = {CONFIG, ENCODER, GENERATOR, IDENTITY, INVERTER, PROTOTYPES, CARD}
+        ours = {CONFIG, ENCODER, GENERATOR, IDENTITY, INVERTER, MAPPER, PROTOTYPES, CARD}
         other = sorted(path.name for path in folder.iterdir() if path.name not in ours)
         if other:
             raise ValueError(
@@ -211,7 +217,7 @@ def load_model(name_or_folder: str | Path = EMBEDDED, device: str | torch.device
     folder = _folder(name_or_folder)
     config = _read_config(folder)
     encoder, header, dtype = _load_part(folder / ENCODER, lambda: VoiceFaceEncoder(config.encoder), device)
-    generator, identity, inverter, bank = None, None, None, None
+    generator, identity, inverter, mapper, bank = None, None, None, None, None
     prints: dict[str, str] = {}
     if config.generator is not None and (folder / GENERATOR).exists():
         generator, its_header, _ = _load_part(folder / GENERATOR, lambda: Generator(config.generator), device)
@@ -223,13 +229,16 @@ def load_model(name_or_folder: str | Path = EMBEDDED, device: str | torch.device
         inverter, its_header, _ = _load_part(folder / INVERTER, lambda: Inverter(config.inverter), device)
         prints[INVERTER] = its_header["fingerprint"]
         _check_inverts(folder / INVERTER, its_header, prints[GENERATOR])
+    if generator is not None and config.mapper is not None and (folder / MAPPER).exists():
+        mapper, its_header, _ = _load_part(folder / MAPPER, lambda: Mapper(config.mapper), device)
+        _check_maps(folder / MAPPER, its_header, f"{header['fingerprint']} {prints[GENERATOR]}")
     if (folder / PROTOTYPES).exists():
         bank = PrototypeBank.load(folder / PROTOTYPES)
         bank.check(header["fingerprint"], prints.get(GENERATOR), str(folder / PROTOTYPES))
     metadata = {name: value for name, value in header.items() if name not in HEADER}
     return Model(
         config, encoder, generator, bank, header["fingerprint"], prints.get(GENERATOR), metadata, folder,
-        identity, prints.get(IDENTITY), inverter, prints.get(INVERTER), dtype,
+        identity, prints.get(IDENTITY), inverter, prints.get(INVERTER), mapper, dtype,
     )  # fmt: skip
 
 
@@ -239,6 +248,15 @@ def _check_inverts(path: Path, header: Mapping[str, Any], generator: str) -> Non
         raise ValueError(
             f"{path}: inverts generator {its[:12]}, but the model's is {generator[:12]}; train it again with "
             "`voicestyle train inverter`, or take the file away"
+        )
+
+
+def _check_maps(path: Path, header: Mapping[str, Any], networks: str) -> None:
+    """Raise ``ValueError`` where a mapper learnt from another encoder or generator."""
+    if str(header.get("maps")) != networks:
+        raise ValueError(
+            f"{path}: learnt from another encoder or generator than the model's; make it again with "
+            "`voicestyle models distill`, or take the file away"
         )
 
 

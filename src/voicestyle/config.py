@@ -159,6 +159,15 @@ class InverterConfig:
 
 
 @dataclass(frozen=True)
+class MapperConfig:
+    """What takes the place of the guided steps: an MLP of two hidden layers."""
+
+    embed_dim: int  # of voices
+    w_dim: int  # the generator's
+    hidden: int = 256
+
+
+@dataclass(frozen=True)
 class GuidanceConfig:
     """Steps 4 to 7 of the method: from prototypes to a guided face."""
 
@@ -178,6 +187,7 @@ class GuidanceConfig:
     keep: Literal["best", "last"] = "best"  # which latent of the way is the result
     diversity: NonNegative = 1.0  # of several faces for a voice; 0: all alike, 1: as unlike as people with such a voice
     truncation_psi: NonNegative = 1.0  # of the latents that guidance starts from; 0: the mean face
+    fast: bool = False  # the model's mapper in the place of all guided steps
 
     def __post_init__(self) -> None:
         check(self)
@@ -210,6 +220,7 @@ class VoiceStyleConfig:
     license: str = "unspecified"
     format_version: int = 1
     inverter: InverterConfig | None = None
+    mapper: MapperConfig | None = None
 
     @classmethod
     def tiny(cls) -> VoiceStyleConfig:

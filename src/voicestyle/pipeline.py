@@ -226,10 +226,18 @@ class VoiceStyle:
                 callback(step, image, w, loss)
 
         settings = settings or self.config.guidance
+        if settings.fast:
+            return self._mapped(voice_emb, w_init), w_init[None]
         result = guide(
             self.generator, self.encoder, voice_emb, w_init, settings, seed, callback=observe, dtype=self.dtype
         )
         return result, torch.stack([*path, result.w])[:-1]
+
+    @torch.no_grad()
+    def _mapped(self, voice_emb: Tensor, w_init: Tensor) -> LatentResult:
+        """What the mapper makes of a start: guidance in one pass, whose loss nobody looked at."""
+        mapper = self._part("mapper", "`voicestyle models distill` adds one")
+        return LatentResult(mapper(voice_emb, w_init), torch.full((len(w_init),), torch.nan), [])
 
     @torch.no_grad()
     def synthesize(self, w: Tensor, noise: list[Tensor] | None = None) -> Tensor:

@@ -49,6 +49,7 @@ def load_perceptual(vs: VoiceStyle, choice: str | None) -> Perceptual | None:
 @click.option("--diversity", type=FACTOR, help="How unlike several faces are.  [default: the model's]")
 @click.option("--truncation-psi", type=FACTOR, help="Of the starts; 0: the mean face.  [default: the model's]")
 @click.option("--reference", is_flag=True, help="The settings of the authors' code, to compare with its results.")
+@click.option("--fast", is_flag=True, help="One pass of the model's mapper instead of guided steps.")
 @option_vad
 @option_bulk
 @option_json
@@ -97,6 +98,10 @@ def _generate_many(
 def _guidance(vs: VoiceStyle, options: dict[str, Any]) -> GuidanceConfig:
     """The settings of the method that the options ask for, which are taken out of `options`."""
     given = {name: options.pop(name) for name in ("k", "steps", "diversity", "truncation_psi")}
+    if options.pop("fast"):
+        if given["steps"] or options["reference"]:
+            raise click.UsageError("--fast: takes no guided steps; leave --steps and --reference out")
+        given |= {"fast": True, "steps": 0}
     base = GuidanceConfig.reference() if options.pop("reference") else vs.config.guidance
     return dataclasses.replace(base, **{name: value for name, value in given.items() if value is not None})
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voicestyle.cli import results
-from voicestyle.cli.options import option_json, option_out, option_overrides, option_seed
+from voicestyle.cli.options import load, option_json, option_model, option_out, option_overrides, option_seed
 
 if TYPE_CHECKING:
     from voicestyle.download import PublicFile
@@ -53,6 +53,29 @@ def assemble(recipe: Path, out: Path, overrides: tuple[str, ...]) -> None:
 
     results.check_writable(out.parent)
     click.echo(assemble_model(load_recipe(recipe, ModelRecipe, overrides), out))
+
+
+@models.command(short_help="Teach a model to do without guided steps.")
+@click.argument("manifests", nargs=-1, required=True, metavar="MANIFEST...", type=PATH)
+@option_out("The model folder.")
+@click.option("--split", default="train", help="Which voices.")
+@click.option("--limit", type=click.IntRange(min=10), default=400, help="Voices.")
+@click.option("--steps", type=click.IntRange(min=1), default=250, help="Of learning, 8 voices each.")
+@option_seed
+@option_json
+@option_model
+def distill(manifests: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
+    """Example: voicestyle models distill pairs.csv --model my-model -o my-fast-model
+
+    The model with a mapper, which `generate --fast` uses: what guidance does, in one pass.
+    """
+    from voicestyle.build.mapper import distill as learn
+
+    results.check_writable(out.parent)
+    vs = load(options)
+    with results.progress(options["limit"] + options["steps"], "distill") as advance:
+        _, report = learn(vs, manifests, out, progress=advance, **options)
+    results.show({"model": str(out), **report}, as_json, dict.items)
 
 
 @models.command(short_help="Make a model of the authors' files.")

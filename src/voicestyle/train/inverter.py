@@ -138,7 +138,7 @@ def train_inverter(
         save_model(
             run.folder / "model", config, model.encoder, model.generator, model.bank, model.metadata,
             card.read_text(encoding="utf-8") if card.is_file() else None,
-            identity=model.identity, inverter=inverter, dtype=model.dtype,
+            identity=model.identity, inverter=inverter, mapper=model.mapper, dtype=model.dtype,
         )  # fmt: skip
         return inverter
 
