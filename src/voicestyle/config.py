@@ -162,9 +162,9 @@ class InverterConfig:
 class MapperConfig:
     """What takes the place of the guided steps: an MLP of two hidden layers."""
 
-    embed_dim: int  # of voices
-    w_dim: int  # the generator's
-    hidden: int = 256
+    embed_dim: Count  # of voices
+    w_dim: Count  # the generator's
+    hidden: Count = 256
 
 
 @dataclass(frozen=True)
