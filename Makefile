@@ -1,5 +1,6 @@
 # make demo   sets everything up, then makes a face from a bundled voice
 # make test   sets everything up, then runs the tests
+# make bench  times everything against a plain formulation, and writes docs/benchmarks.md
 #
 # Linux and macOS. On Windows, in Git Bash (where there is no make, the commands of its lines do the same).
 # Settings: make test TORCH='torch==2.10.*' PYTHON=python3.12
@@ -15,13 +16,16 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 VOICE ?= examples/slt.flac
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/voicestyle generate $(VOICE) -o out --sheet
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/bench.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests benchmarks dev && $(BIN)/ruff format --check src tests benchmarks dev

@@ -185,3 +185,9 @@ def test_a_subset_keeps_its_members_and_drops_empty_prototypes(which: str, reque
         assert torch.equal(part.member_w, whole.member_w[rows]) and torch.equal(part.member_emb, whole.member_emb[rows])
     with pytest.raises(ValueError, match="no members are left"):
         whole.subset(rows[:0])
+
+
+def test_the_members_of_a_prototype_are_those_assigned_to_it(bank: PrototypeBank) -> None:
+    for prototype in range(len(bank.centroids)):
+        expected = (bank.assignments == prototype).nonzero().flatten()
+        assert torch.equal(bank.members_of(prototype), expected)

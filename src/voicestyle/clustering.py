@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SMOOTHING = 10.0  # added to a cluster's size in phi = mean distance / ln(n + 10) (PCL, section 3.3)
+SAMPLE = 1000  # rows a cluster that it is found from; where there are more, a random part, and then all are assigned
 CLIP = (0.1, 0.9)  # quantiles that concentrations are clipped to (upstream PCL, `run_kmeans`)
 
 
@@ -61,7 +62,7 @@ def _lloyd(rows: np.ndarray, k: int, seed: int, num_iters: int, on_gpu: bool) ->
     num_gpus = min(1, getattr(faiss, "get_num_gpus", int)()) if on_gpu else 0  # faiss-cpu may lack the question
     solver = faiss.Kmeans(
         rows.shape[1], k, niter=num_iters, seed=seed, spherical=True,
-        min_points_per_centroid=1, max_points_per_centroid=len(rows),  # neither warn nor subsample
+        min_points_per_centroid=1, max_points_per_centroid=SAMPLE,  # does not warn
         gpu=num_gpus,
     )  # fmt: skip
     solver.train(rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,7 +144,7 @@ class PrototypeBank:
         if self.member_emb is None:
             raise ValueError(NO_LATENTS)
         similarities, prototypes = (self.centroids @ voice_emb).topk(k)
-        candidates = torch.isin(self.assignments, prototypes).nonzero().flatten()
+        candidates = torch.cat([self.members_of(int(prototype)) for prototype in prototypes]).sort().values
         similarity = self.member_emb[candidates] @ voice_emb
         if member_order == "dataset":
             chosen = torch.arange(min(num_members, len(candidates)))
@@ -153,6 +154,17 @@ class PrototypeBank:
             first = {person: place for place, person in reversed(list(enumerate(people)))}  # the best of each identity
             chosen = order[sorted(first.values())[:num_members]]
         return Nearest(prototypes, similarities, candidates[chosen], similarity[chosen])
+
+    def members_of(self, prototype: int) -> Tensor:
+        """The members of a prototype (rows, rising): of millions, no others are looked at."""
+        order, first = self._by_prototype
+        return order[first[prototype] : first[prototype + 1]]
+
+    @cached_property
+    def _by_prototype(self) -> tuple[Tensor, list[int]]:
+        """All members, those of a prototype together, and where each prototype's begin."""
+        counts = self.assignments.bincount(minlength=len(self.centroids))
+        return self.assignments.argsort(stable=True), [0, *counts.cumsum(0).tolist()]
 
     def subset(self, members: Tensor) -> PrototypeBank:
         """The bank of these members alone (rows, rising); prototypes that are left without members are gone.
