@@ -126,6 +126,34 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def named(item: str | Path) -> Iterator[None]:
+    """The boundary of one item of many: whatever the block raises about it says its name, in one line.
+
+    Libraries raise nearly anything on a damaged file. What cannot be about the item goes on as it is: a package that is
+    not installed, a reader that has gone, Ctrl-C.
+
+    Raises:
+        OSError: of the same kind as the block's
+        ValueError: for everything else
+    """
+    try:
+        yield
+    except (ImportError, BrokenPipeError):
+        raise
+    except (ValueError, OSError) as error:
+        if str(item) in str(error):
+            raise
+        raise (type(error) if isinstance(error, OSError) else ValueError)(f"{item}: {error}") from error
+    except MemoryError as error:
+        raise ValueError(f"{item}: not enough memory for it; give a smaller or a shorter one") from error
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ValueError(
+            f"{item}: cannot be used ({type(error).__name__}: {reason}); check that it is sound"
+        ) from error
+
+
 def sha256_of(what: str | Path | bytes) -> str:
     """The sha256 (hex) of a file, or of bytes."""
     if isinstance(what, bytes):

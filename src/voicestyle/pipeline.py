@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -251,9 +251,19 @@ class VoiceStyle:
         maps = zip(*(m.expand(len(w), -1, -1, -1).split(BATCH) for m in noise), strict=True)
         return torch.cat([self.generator.synthesis(p, noise=list(m)) for p, m in zip(parts, maps, strict=True)])
 
-    def sample(self, num: int, seed: int = 0, truncation_psi: float = 1.0) -> Tensor:
+    def sample(
+        self,
+        num: int,
+        seed: int = 0,
+        truncation_psi: float = 1.0,
+        progress: Callable[[int], Any] = lambda num_faces: None,  # told how many more are made
+    ) -> Tensor:
         """Random faces (num,3,size,size), of no voice; a face does not depend on how many are asked for."""
-        return self.synthesize(random_latents(self.generator, num, seed, truncation_psi))
+        made = []
+        for w in random_latents(self.generator, num, seed, truncation_psi).split(BATCH):
+            made.append(self.synthesize(w))
+            progress(len(w))
+        return torch.cat(made)
 
     # --------------------------------------------------------------------------------------------- pictures to latents
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 import warnings
 from typing import Any
 
@@ -19,9 +21,11 @@ from voicestyle.cli.plot import plot
 from voicestyle.cli.prototypes import prototypes
 from voicestyle.cli.replay import replay
 from voicestyle.cli.serve import serve
+from voicestyle.cli.threads import set_threads
 from voicestyle.cli.train import train
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
+STOPPED = 130  # status of a command that Ctrl-C has ended, as shells have it
 COMMANDS = (generate, sample, embed, retrieve, invert, prototypes, train, evaluate, plot, data, models, serve, replay)
 
 WEB_MODULES = ("fastapi", "uvicorn", "multipart", "python_multipart", "prometheus_client", "starlette", "pydantic")
@@ -35,6 +39,9 @@ class _Commands(click.Group):
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
                 return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Stopped.", err=True)
+            ctx.exit(STOPPED)
         except BrokenPipeError:  # the reader has gone; click ends quietly
             raise
         except ModuleNotFoundError as error:
@@ -55,8 +62,12 @@ def main() -> None:
     """Example: voicestyle generate clip.wav -o face.png
 
     Plausible faces for a voice. Results go to stdout, progress and errors to stderr. Status 0: all done; 1: an input
-    failed, the others are done all the same; 2: wrong usage.
+    failed, the others are done all the same; 2: wrong usage; 130: stopped by Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):  # a letter that a terminal has not costs no line
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+    set_threads(os.environ)
     # Intel's MKL picks other code paths from run to run otherwise; read when torch is first loaded, which is later
     os.environ.setdefault("MKL_CBWR", "AUTO")
     keep_memory()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,8 +68,8 @@ def voxceleb1(out: Path, **options: Any) -> None:
     """
     from voicestyle.data.voxceleb import import_voxceleb1
 
-    with _left_out() as refuse:
-        _write(import_voxceleb1(**options, refuse=refuse), out)
+    with results.left_out() as refuse:
+        _write(import_voxceleb1(**options, refuse=refuse), out, [options["meta"], options["splits"]])
 
 
 @prepare.command("training-list", short_help="A manifest of cmpc2's training.csv.")
@@ -82,7 +82,7 @@ def training_list(file: Path, out: Path) -> None:
     """
     from voicestyle.data.voxceleb import read_training_list
 
-    _write(read_training_list(file), out)
+    _write(read_training_list(file), out, [file])
 
 
 @prepare.command(short_help="A manifest of a folder with pairs.csv.")
@@ -95,7 +95,7 @@ def pairs(folder: Path, out: Path) -> None:
     """
     from voicestyle.data.manifest import import_pairs
 
-    _write(import_pairs(folder), out)
+    _write(import_pairs(folder), out, [folder / "pairs.csv"])
 
 
 @prepare.command(short_help="A manifest of folders that have a folder for each person.")
@@ -133,7 +133,7 @@ def table(file: Path, columns: tuple[str, ...], split: str, out: Path) -> None:
 
     if wrong := [column for column in columns if "=" not in column]:
         raise click.BadParameter(f"{wrong[0]!r}, expected OURS=THEIRS, e.g. voice=file", param_hint="--column")
-    _write(import_table(file, dict(column.split("=", 1) for column in columns), split), out)
+    _write(import_table(file, dict(column.split("=", 1) for column in columns), split), out, [file])
 
 
 @prepare.command(short_help="The log-mels of a manifest's voices.")
@@ -157,7 +157,7 @@ def cache(manifest: Path, front_end: str, num_workers: int, out: Path) -> None:
     with results.progress(sum(item.voice is not None for item in held), "log-mels") as advance:
         config = getattr(LogMelConfig, front_end.replace("+", "_"))()
         made = cache_log_mels(held, config, out, num_workers=num_workers, progress=advance)
-    with _left_out() as refuse:
+    with results.left_out() as refuse:
         for key, reason in made.refused.items():
             refuse(key, reason)
     click.echo(f"{out}\t{len(made)} log-mels")
@@ -177,10 +177,10 @@ def boxes(manifest: Path, num_workers: int, out: Path) -> None:
     from voicestyle.data.manifest import Manifest
 
     held = Manifest.read(manifest)
-    results.file_target(out, (".csv", ".parquet"))
+    results.file_target(out, (".csv", ".parquet"), [manifest])
     with results.progress(sum(bool(item.face and not item.face_box) for item in held), "faces") as advance:
         missing = write_boxes(held, out, num_workers=num_workers, progress=advance)
-    with _left_out("no box") as refuse:
+    with results.left_out("no box") as refuse:
         for key, reason in missing.items():
             refuse(key, reason)
     click.echo(out)
@@ -243,28 +243,13 @@ def _report_rows(report: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
     yield from ((kind, f"{number - SHOWN} more; --json lists all") for kind, number in kinds.items() if number > SHOWN)
 
 
-def _write(manifest: Manifest, out: Path) -> None:
-    """Write a manifest and say what it holds."""
-    results.file_target(out, (".csv", ".parquet"))
+def _write(manifest: Manifest, out: Path, inputs: Sequence[Path | None] = ()) -> None:
+    """Write a manifest, over none of the inputs, and say what it holds."""
+    results.file_target(out, (".csv", ".parquet"), filter(None, inputs))
     manifest.write(out)
     splits = Counter(item.split for item in manifest)
     people = len({item.identity for item in manifest})
     click.echo(f"{out}\t{people} identities\t" + "\t".join(f"{number} {split}" for split, number in splits.items()))
-
-
-@contextmanager
-def _left_out(what_happened: str = "left out") -> Iterator[Callable[[str, str], None]]:
-    """Tells on stderr what is left out, and how much in all."""
-    reasons: list[str] = []
-
-    def refuse(what: str, reason: str) -> None:
-        reasons.append(reason)
-        if len(reasons) <= SHOWN:
-            click.echo(f"{what_happened}: {what}: {reason}", err=True)
-
-    yield refuse
-    if len(reasons) > SHOWN:
-        click.echo(f"{what_happened}: {len(reasons)} in all", err=True)
 
 
 @contextmanager

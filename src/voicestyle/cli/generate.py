@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ def generate(voices: tuple[str, ...], out: Path, sheet: bool, as_json: bool, **o
     if is_bulk(voices, jobs, cluster):
         return _generate_many(voices, out, jobs, cluster, sheet, as_json, options)
     targets = results.picture_targets(voices, out)
+    results.check_there(voices)
     vs = load(options)
     click.echo(vs.metadata()["AI-generated"], err=True)
     guidance = _guidance(vs, options)
@@ -75,7 +77,8 @@ def generate(voices: tuple[str, ...], out: Path, sheet: bool, as_json: bool, **o
 
     def rows(record: dict[str, Any]) -> Any:
         percentiles = [] if record["percentile"] is None else [record["percentile"]]
-        return zip(record["faces"], record["similarity"], *percentiles, strict=True)
+        yield from zip(record["faces"], record["similarity"], *percentiles, strict=True)
+        yield from ((path,) for path in record.get("morphs", ()))
 
     results.each(zip(voices, targets, strict=True), work, as_json, rows)
 
@@ -120,7 +123,8 @@ def sample(out: Path, num: int, truncation_psi: float, seed: int, as_json: bool,
     """
     results.check_sample_target(out)
     vs = load(options)
-    images = vs.sample(num, seed, truncation_psi)
+    with results.progress(num, "faces") as advance:
+        images = vs.sample(num, seed, truncation_psi, progress=advance)
     settings = {"seed": str(seed), "truncation_psi": str(truncation_psi)}
     record = results.save_samples(images, out, {**vs.metadata(), **settings})
     results.show(record, as_json, lambda r: [(path,) for path in r["pictures"]])
@@ -144,14 +148,16 @@ def embed(kind: str, files: tuple[str, ...], out: Path | None, align: bool, vad:
         model = dict(options)
         asked = {"vad": vad} if kind == "voice" else {"align": align}
         return run_bulk(load(options), "embed", kind, files, out, jobs, cluster, asked, False, model)
-    save = results.embedding_writer(out)
+    save = results.embedding_writer(out, files)
+    results.check_there(files)
     vs = load(options)
 
     def work(file: str) -> dict[str, Any]:
         emb = vs.encode_voice(file, vad=vad) if kind == "voice" else vs.encode_face(file, align)
         return {"file": file, "embedding": emb[0].tolist()}
 
-    results.each([(file,) for file in files], work, as_json=out is None, finish=save)
+    with results.progress(len(files), kind) if out else nullcontext(lambda num: None) as advance:
+        results.each([(file,) for file in files], work, as_json=out is None, finish=save, advance=advance)
 
 
 @click.command(short_help="Show the prototypes nearest to a voice.")
@@ -175,7 +181,8 @@ def retrieve(
 
     The prototypes nearest to a voice, and their members.
     """
-    target = results.file_target(out, (".png",))
+    target = results.file_target(out, (".png",), [voice])
+    results.check_there([voice])
     vs = load(options)
     nearest = vs.nearest_prototypes(vs.encode_voice(voice, vad=vad), k, num_members)
     record = {"voice": voice, **vs.describe(nearest)}
@@ -235,6 +242,8 @@ def invert(
     model = {name: options[name] for name in ("model", "device", "dtype")}
     many = is_bulk(images, jobs, cluster)
     targets = [] if many else results.picture_targets(images, out)
+    if not many:
+        results.check_there(images)
     vs = load(options)
     options["region"] = options["region"] or vs.default_region(align)
     options["start"] = start = options["start"] or vs.default_start(options["region"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,16 +103,7 @@ def convert(out: Path, cmpc_size: str | None, as_json: bool, **options: Any) -> 
         raise click.UsageError("--memory and --index belong together")
     results.check_writable(out.parent)
     size = int(cmpc_size) if cmpc_size else None
-    results.show(convert_official(OfficialFiles(**paths), out, cmpc_size=size, **options), as_json, _flat)
-
-
-def _flat(record: results.Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """A nested record as lines of a name and a value."""
-    for name, value in record.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", f"{value:.1e}" if isinstance(value, float) else value
+    results.show(convert_official(OfficialFiles(**paths), out, cmpc_size=size, **options), as_json, results.flat)
 
 
 @models.command(short_help="Describe a model and its sources.")
@@ -126,7 +116,7 @@ def info(model: str, as_json: bool) -> None:
     """
     from voicestyle.checkpoint import load_model
 
-    results.show(load_model(model).summary(), as_json, dict.items)
+    results.show(load_model(model).summary(), as_json, results.flat)
 
 
 @models.command(short_help="Fetch public weights, or list them.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,20 +64,31 @@ def build(manifests: tuple[Path, ...], out: Path, faces: Path | None, **options:
 
     Cluster the frontal pictures of manifests, and project each once. Or give the members that a converted model lists
     their pictures (--model official --faces unzippedFaces --frontal VGG_ALL_FRONTAL), and project these. A build that
-    is stopped goes on where it was.
+    is stopped goes on where it was. Pictures that cannot be read are left out and told of, and the status is 1.
     """
     if bool(manifests) == bool(faces):
         raise click.UsageError("name manifests, or --faces for the members that the model lists")
     results.check_writable(out.parent)
+    results.check_apart([*manifests, options["model"]], [out])
     vs = load(options)
-    bank = (_build_from_faces if faces else _build_from_manifests)(vs, faces or manifests, out, **options)
+    with results.left_out() as refuse:
+        bank = (_build_from_faces if faces else _build_from_manifests)(vs, faces or manifests, out, refuse, **options)
     reached = "PSNR {mean} dB on average, {least} at least".format(**bank.summary()["reconstruction_psnr_db"])
     click.echo(f"{len(bank.member_keys)} members: {reached}", err=True)
     click.echo(out)
+    if refuse.reasons:
+        sys.exit(1)
 
 
 def _build_from_manifests(
-    vs: VoiceStyle, manifests: tuple[Path, ...], out: Path, *, k: int, split: str, **options: Any
+    vs: VoiceStyle,
+    manifests: tuple[Path, ...],
+    out: Path,
+    refuse: Callable[[str, str], None],
+    *,
+    k: int,
+    split: str,
+    **options: Any,
 ) -> PrototypeBank:
     from voicestyle.build.prototypes import build_prototypes
 
@@ -84,11 +97,14 @@ def _build_from_manifests(
         raise click.UsageError(f"{', '.join(unused)}: only with --faces")
     projection = _projection(vs, **options)
     with results.progress(None, "projected") as advance:
-        return build_prototypes(vs.model, manifests, out, k=k, split=split, progress=advance, **projection)
+        return build_prototypes(
+            vs.model, manifests, out, k=k, split=split, refuse=refuse, progress=advance, **projection
+        )
 
 
 def _build_from_faces(
-    vs: VoiceStyle, faces: Path, out: Path, *, k: int, split: str, frontal: Path | None, similarity: str | None,
+    vs: VoiceStyle, faces: Path, out: Path, refuse: Callable[[str, str], None], *, k: int, split: str,
+    frontal: Path | None, similarity: str | None,
     limit: int | None, **options: Any,
 ) -> PrototypeBank:  # fmt: skip
     from voicestyle.build.members import build_members, find_members
@@ -100,7 +116,9 @@ def _build_from_faces(
     members = find_members(vs.bank, faces, frontal, limit, options["seed"])
     click.echo(members.summary(), err=True)
     with results.progress(len(members), "projected") as advance:
-        return build_members(vs.model, members, out, similarity=similarity, progress=advance, **projection)
+        return build_members(
+            vs.model, members, out, similarity=similarity, refuse=refuse, progress=advance, **projection
+        )
 
 
 def _projection(
@@ -139,4 +157,4 @@ def show(as_json: bool, **options: Any) -> None:
 
     The size of a model's bank and of its prototypes.
     """
-    results.show(load(options).bank.summary(), as_json, dict.items)
+    results.show(load(options).bank.summary(), as_json, results.flat)

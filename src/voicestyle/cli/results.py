@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from voicestyle.latent import LatentResult
     from voicestyle.pipeline import VoiceStyle
 
+SHOWN_REASONS = 20  # of what is left out
+SHOWN = 12  # numbers of a list that are shown
+_MADE = re.compile(r"(.+)-(?:sheet|compare|morph|\d+)")  # names of what is written beside a picture
 FOREIGN = (".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # pictures that are not written
 Record = dict[str, Any]  # JSON-ready
 Rows = Callable[[Record], Iterable[Sequence[Any]]]  # a record as lines for people
@@ -31,16 +36,20 @@ def each(
     as_json: bool,
     rows: Rows = lambda record: [],
     finish: Callable[[list[Record], int], None] = lambda records, num_failed: None,
+    advance: Callable[[int], Any] = lambda num_done: None,
 ) -> None:
-    """Do the work for each input, and end the program with status 1 if one failed.
+    """Do the work for each input, which comes first of its arguments, and end with status 1 if one failed.
 
     An input that fails is told of on stderr (and as a record, with `as_json`); the others are done all the same.
     """
+    from voicestyle.files import named
+
     done: list[Record] = []
     num_failed = 0
     for arguments in inputs:
         try:
-            done.append(work(*arguments))
+            with named(arguments[0]):
+                done.append(work(*arguments))
             show(done[-1], as_json, rows)
         except BrokenPipeError:
             raise
@@ -49,6 +58,7 @@ def each(
             click.echo(f"Error: {error}", err=True)
             if as_json:
                 click.echo(json.dumps({"input": str(arguments[0]), "error": str(error)}))
+        advance(1)
     finish(done, num_failed)
     if num_failed:
         sys.exit(1)
@@ -63,6 +73,19 @@ def show(record: Record, as_json: bool, rows: Rows) -> None:
         click.echo("\t".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
 
 
+def flat(record: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A nested record as lines of a name and a value, for people."""
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        elif isinstance(value, (list, tuple)) and len(value) > SHOWN and all(isinstance(v, int) for v in value):
+            yield f"{prefix}{name}", f"{min(value)} to {max(value)} ({len(value)} numbers; --json has them)"
+        elif isinstance(value, (list, tuple)):
+            yield f"{prefix}{name}", " ".join(map(str, value)) or "none"
+        else:
+            yield f"{prefix}{name}", {"None": "none", "True": "yes", "False": "no"}.get(str(value), value)
+
+
 @contextlib.contextmanager
 def progress(total: int | None, name: str) -> Iterator[Callable[[int], Any]]:
     """A bar on stderr, where that is a terminal; the function that moves it on."""
@@ -70,6 +93,28 @@ def progress(total: int | None, name: str) -> Iterator[Callable[[int], Any]]:
 
     with tqdm(total=total, desc=name, leave=False, disable=None, file=sys.stderr) as bar:
         yield bar.update
+
+
+class Refuse:
+    """Tells on stderr what is left out, of the first some, and why."""
+
+    def __init__(self, what_happened: str) -> None:
+        self.what_happened = what_happened
+        self.reasons: list[str] = []
+
+    def __call__(self, what: str, reason: str) -> None:
+        self.reasons.append(reason)
+        if len(self.reasons) <= SHOWN_REASONS:
+            click.echo(f"{self.what_happened}: {what}: {reason}", err=True)
+
+
+@contextlib.contextmanager
+def left_out(what_happened: str = "left out") -> Iterator[Refuse]:
+    """Tells on stderr what is left out, and in the end how much in all."""
+    refuse = Refuse(what_happened)
+    yield refuse
+    if len(refuse.reasons) > SHOWN_REASONS:
+        click.echo(f"{what_happened}: {len(refuse.reasons)} in all", err=True)
 
 
 # ------------------------------------------------------------------------------------------------------- destinations
@@ -88,15 +133,68 @@ def picture_targets(inputs: Sequence[str], out: Path) -> list[Path]:
     if is_file and len(inputs) > 1:
         raise click.BadParameter(f"{out}: one file for {len(inputs)} inputs; name a folder", param_hint="-o")
     check_writable(out.parent if is_file else out)
-    if is_file:
-        return [out]
-    stems = [Path(name).stem for name in inputs]
-    # two clips of one name, from two folders, must not overwrite each other
-    return [out / (f"{s}.png" if stems.count(s) == 1 else f"{i + 1:03d}_{s}.png") for i, s in enumerate(stems)]
+    targets = [out] if is_file else [out / f"{name}.png" for name in _own_names([Path(name).stem for name in inputs])]
+    _check_apart_from_all(inputs, targets)
+    return targets
 
 
-def file_target(out: Path | None, suffixes: Sequence[str]) -> Path | None:
-    """`out`, after making sure that it is the name of a file of these formats and can be written."""
+def _own_names(stems: Sequence[str]) -> list[str]:
+    """A name for what is made of each input, so that no two, nor what stands beside them, overwrite each other.
+
+    Those of one name, from two folders, get the number of the input; if that is not enough, all do.
+    """
+    families = [_family(f"{stem}.png") for stem in stems]
+    numbered = [f"{i + 1:03d}_{stem}" for i, stem in enumerate(stems)]
+    names = [n if families.count(f) > 1 else s for s, n, f in zip(stems, numbered, families, strict=True)]
+    return names if len({_family(f"{name}.png") for name in names}) == len(names) else numbered
+
+
+def _family(name: str) -> str:
+    """What the names of all files that are made of one input have in common, also where case does not count."""
+    stem = unicodedata.normalize("NFC", Path(name).stem).casefold()
+    while match := _MADE.fullmatch(stem):
+        stem = match[1]
+    return stem
+
+
+def _check_apart_from_all(inputs: Sequence[str], targets: Sequence[Path]) -> None:
+    """`check_apart`, for the targets and all that may be written beside them."""
+    folder = targets[0].parent.resolve()
+    held = [path.name for path in (Path(name).absolute() for name in inputs) if path.parent.resolve() == folder]
+    for target in targets if held else ():
+        beside = re.compile(rf"{re.escape(target.stem)}(\.png|\.npy|-(sheet|compare|\d+)\.png|-morph\.(gif|mp4))", re.I)
+        check_apart(inputs, [folder / name for name in held if beside.fullmatch(name)])
+
+
+def check_there(inputs: Sequence[str]) -> None:
+    """Raise before a model is read for nothing: where none of the inputs is there.
+
+    Raises:
+        FileNotFoundError: no such files, or a pattern that the shell did not find files for
+        ValueError: folders
+    """
+    if any(Path(name).exists() and not Path(name).is_dir() for name in inputs):
+        return
+    name = inputs[0]
+    if Path(name).is_dir():
+        raise ValueError(f"{name}: a folder, expected a file; name files of it, e.g. {name}/*")
+    hint = "no file has a name of this pattern" if set(name) & set("*?[") else "no such file; check the path"
+    raise FileNotFoundError(f"{name}: {hint}" + (f" (nor is any of the {len(inputs) - 1} others)" * (len(inputs) > 1)))
+
+
+def check_apart(inputs: Iterable[str | Path], outputs: Iterable[Path | None]) -> None:
+    """Raise ``click.BadParameter`` where an output would be written over an input."""
+    held = {Path(name).resolve(): name for name in inputs}
+    for path in outputs:
+        if path is not None and path.resolve() in held:
+            raise click.BadParameter(
+                f"{path}: is an input, and would be overwritten; name another file or folder", param_hint="-o"
+            )
+
+
+def file_target(out: Path | None, suffixes: Sequence[str], inputs: Iterable[str | Path] = ()) -> Path | None:
+    """`out`, after making sure that it is the name of a file of these formats, can be written, and is no input."""
+    check_apart(inputs, [out])
     if out is not None:
         if out.suffix.lower() not in suffixes or out.is_dir():
             raise click.BadParameter(f"{out}: name a file that ends in {' or '.join(suffixes)}", param_hint="-o")
@@ -192,9 +290,9 @@ def save_array(target: Path, array: Any) -> None:
         np.save(file, np.asarray(array, np.float32))
 
 
-def embedding_writer(out: Path | None) -> Callable[[list[Record], int], None]:
+def embedding_writer(out: Path | None, inputs: Sequence[str] = ()) -> Callable[[list[Record], int], None]:
     """What writes the records of `embed` in the end: rows (.npy), files and embeddings (.npz), or an object (.json)."""
-    target = file_target(out, (".npy", ".npz", ".json"))
+    target = file_target(out, (".npy", ".npz", ".json"), inputs)
 
     def write(records: list[Record], num_failed: int) -> None:
         import numpy as np

@@ -10,6 +10,7 @@ from typing import Any
 from voicestyle.align import detect_face
 from voicestyle.data.journal import work_through
 from voicestyle.data.manifest import Manifest
+from voicestyle.files import named
 from voicestyle.image import open_image
 
 
@@ -50,7 +51,8 @@ def write_boxes(
 def find_box(path: str) -> dict[str, Any]:
     """The box of the largest face of a picture, in pixels, or the reason why there is none."""
     try:
-        box = detect_face(open_image(path))
+        with named(path):
+            box = detect_face(open_image(path))
     except (ValueError, OSError) as error:
         return {"reason": str(error)}
     return {"box": [round(edge, 2) for edge in box]} if box else {"reason": f"{path}: no face found"}

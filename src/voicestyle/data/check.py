@@ -13,7 +13,7 @@ from voicestyle.audio import load_audio
 from voicestyle.data.leaks import People
 from voicestyle.data.manifest import SPLITS, Item, read_items
 from voicestyle.data.workers import in_order
-from voicestyle.files import sha256_of
+from voicestyle.files import named, sha256_of
 from voicestyle.image import open_image
 
 SILENCE_PEAK = 1e-3  # of full scale, -60 dB: below this a recording holds noise of the equipment alone
@@ -109,14 +109,16 @@ def inspect_file(path_and_voice: tuple[Path, bool], min_speech_s: float) -> Insp
     """Read a recording or picture as training would."""
     path, is_voice = path_and_voice
     if not path.is_file():
-        return Inspected(kind="missing", detail=f"{path}: no such file")
+        what = "a link that leads nowhere" if path.is_symlink() else "a folder" if path.is_dir() else "no such file"
+        return Inspected(kind="missing", detail=f"{path}: {what}")
     sha256 = ""
     try:
-        sha256 = sha256_of(path)
-        if not is_voice:
-            open_image(path)
-            return Inspected(sha256)
-        waveform = load_audio(path, SAMPLE_RATE)
+        with named(path):
+            sha256 = sha256_of(path)
+            if not is_voice:
+                open_image(path)
+                return Inspected(sha256)
+            waveform = load_audio(path, SAMPLE_RATE)
     except (ValueError, OSError) as error:
         return Inspected(sha256, kind="unreadable", detail=str(error))
     seconds = len(waveform) / SAMPLE_RATE

@@ -22,7 +22,7 @@ from voicestyle.data.folders import PICTURES, files_in
 from voicestyle.data.journal import work_through
 from voicestyle.data.manifest import EDGES
 from voicestyle.data.tables import write_table
-from voicestyle.files import sha256_of, written_whole
+from voicestyle.files import named, sha256_of, written_whole
 from voicestyle.image import open_image
 
 PREDICTOR = "shape_predictor_68_face_landmarks.dat"
@@ -85,30 +85,31 @@ def prepare_faces(
 def cut_face(source: Path, folder: Path, settings: FaceSettings, predictor: Path | None) -> dict[str, Any]:
     """Write the face of a photograph; its file name, box and quality, or the reason why there is none."""
     try:
-        pil = open_image(source)
-        box = detect_face(pil)
-        if box is None:
-            raise ValueError("no face found")
-        face_px = (box[2] - box[0] + box[3] - box[1]) / 2
-        if face_px < settings.min_face_px:
-            raise ValueError(f"a face of {face_px:.0f} px, at least {settings.min_face_px} px asked for")
-        invented = turn = None
-        if predictor is None:
-            face = align_box(pil, box, settings.size)
-        else:
-            points = find_landmarks(pil, box, predictor)
-            square, turn = ffhq_square(points), head_turn(points)
-            invented = outside_share(square, pil.size)
-            if invented > settings.max_invented:
-                raise ValueError(f"{invented:.0%} of the picture would lie outside of the photograph")
-            face = cut_square(pil, square, settings.size)
+        with named(source):
+            pil = open_image(source)
+            box = detect_face(pil)
+            if box is None:
+                raise ValueError("no face found")
+            face_px = (box[2] - box[0] + box[3] - box[1]) / 2
+            if face_px < settings.min_face_px:
+                raise ValueError(f"a face of {face_px:.0f} px, at least {settings.min_face_px} px asked for")
+            invented = turn = None
+            if predictor is None:
+                face = align_box(pil, box, settings.size)
+            else:
+                points = find_landmarks(pil, box, predictor)
+                square, turn = ffhq_square(points), head_turn(points)
+                invented = outside_share(square, pil.size)
+                if invented > settings.max_invented:
+                    raise ValueError(f"{invented:.0%} of the picture would lie outside of the photograph")
+                face = cut_square(pil, square, settings.size)
     except (ValueError, OSError) as error:
         return {"reason": str(error).removeprefix(f"{source}: ")}
     name = f"{sha256_of(source)[:16]}.{settings.format}"
     _save(face, folder / name)
     values = (*box, face_px, sharpness(face), turn, invented)
-    named = zip((*EDGES, *QUALITY), values, strict=True)
-    return {"file": name, **{column: None if value is None else round(value, 3) + 0.0 for column, value in named}}
+    columns = zip((*EDGES, *QUALITY), values, strict=True)
+    return {"file": name, **{column: None if value is None else round(value, 3) + 0.0 for column, value in columns}}
 
 
 def ffhq_square(points: np.ndarray) -> np.ndarray:

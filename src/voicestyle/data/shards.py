@@ -24,7 +24,7 @@ from voicestyle.audio import load_audio, remove_silence, voice_input
 from voicestyle.config import LogMelConfig
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.workers import in_order
-from voicestyle.files import sha256_of, written_whole
+from voicestyle.files import named, sha256_of, written_whole
 from voicestyle.locks import alone_with
 from voicestyle.schema import to_dict
 
@@ -201,7 +201,8 @@ def _write_shard(
 def _frames_or_reason(path: Path, config: LogMelConfig) -> np.ndarray | str:
     """The frames (num_frames, n_mels) of a recording as float16, or why there are none."""
     try:  # NumPy: tensors would come back from another process as files of shared memory
-        return whole_log_mel(path, config)[0].T.contiguous().half().numpy()
+        with named(path):
+            return whole_log_mel(path, config)[0].T.contiguous().half().numpy()
     except (ValueError, OSError) as error:
         return str(error).removeprefix("waveform: ").removeprefix(f"{path}: ")
 

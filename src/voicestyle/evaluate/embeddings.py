@@ -22,6 +22,7 @@ from voicestyle.audio import load_audio, voice_input
 from voicestyle.config import ImageConfig, LogMelConfig
 from voicestyle.data.manifest import Item
 from voicestyle.data.pictures import wild_picture
+from voicestyle.files import named
 from voicestyle.image import load_image
 from voicestyle.schema import to_dict
 
@@ -123,7 +124,8 @@ def encode(
                 key = known.key(vs, source, averaging)
                 emb = known.get(key)
                 if emb is None:
-                    emb = embed(vs, source, averaging).cpu().numpy()
+                    with named(source.path):
+                        emb = embed(vs, source, averaging).cpu().numpy()
             except (ValueError, OSError) as error:
                 if refuse is None:
                     raise
