@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tiny import CONFIG, save_tiny, tiny_bank, tiny_encoder, tiny_generator
+from tiny import CONFIG, parts, save_tiny, tiny_bank, tiny_encoder, tiny_generator
 from voicestyle.checkpoint import Model, fingerprint, load_model, save_model, stored
 from voicestyle.config import GuidanceConfig
 from voicestyle.nn.encoder import VoiceFaceEncoder
@@ -220,3 +221,32 @@ def test_unknown_and_wrong_settings_are_errors(folder: Path) -> None:
         edit(folder / "config.json", encoder={**encoder, **bad})
         with pytest.raises(ValueError, match=rf"config\.json: encoder\.{[*bad][0]}: got .*, expected"):
             load_model(folder)
+
+
+def test_other_weights_than_were_written_are_refused(tmp_path):
+    folder = save_tiny(tmp_path / "model")
+    path = folder / "encoder.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-40] ^= 0x20  # a bit of a weight
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"encoder.safetensors: other weights than its header says \(fingerprint "):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, bad):
+    encoder, generator, bank = parts()
+    broken = copy.deepcopy(generator)
+    next(broken.parameters()).data.view(-1)[3] = bad
+    folder = save_model(tmp_path / "model", CONFIG, encoder, broken)
+    with pytest.raises(ValueError, match=r"generator.safetensors: .* holds NaN or infinite values"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("part", ["generator", "prototypes", "encoder"])
+def test_a_link_that_leads_nowhere_is_no_lack(tmp_path, part):
+    folder = save_tiny(tmp_path / "model")
+    (folder / f"{part}.safetensors").unlink()
+    (folder / f"{part}.safetensors").symlink_to(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match=rf"{part}.safetensors: (a link that leads nowhere|missing from)"):
+        load_model(folder)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,20 +220,20 @@ def load_model(name_or_folder: str | Path = EMBEDDED, device: str | torch.device
     encoder, header, dtype = _load_part(folder / ENCODER, lambda: VoiceFaceEncoder(config.encoder), device)
     generator, identity, inverter, mapper, bank = None, None, None, None, None
     prints: dict[str, str] = {}
-    if config.generator is not None and (folder / GENERATOR).exists():
+    if config.generator is not None and _is_there(folder / GENERATOR):
         generator, its_header, _ = _load_part(folder / GENERATOR, lambda: Generator(config.generator), device)
         prints[GENERATOR] = its_header["fingerprint"]
-    if (folder / IDENTITY).exists():
+    if _is_there(folder / IDENTITY):
         identity, its_header, _ = _load_part(folder / IDENTITY, IRSE50, device, math.inf)
         prints[IDENTITY] = its_header["fingerprint"]
-    if generator is not None and config.inverter is not None and (folder / INVERTER).exists():
+    if generator is not None and config.inverter is not None and _is_there(folder / INVERTER):
         inverter, its_header, _ = _load_part(folder / INVERTER, lambda: Inverter(config.inverter), device)
         prints[INVERTER] = its_header["fingerprint"]
         _check_inverts(folder / INVERTER, its_header, prints[GENERATOR])
-    if generator is not None and config.mapper is not None and (folder / MAPPER).exists():
+    if generator is not None and config.mapper is not None and _is_there(folder / MAPPER):
         mapper, its_header, _ = _load_part(folder / MAPPER, lambda: Mapper(config.mapper), device)
         _check_maps(folder / MAPPER, its_header, f"{header['fingerprint']} {prints[GENERATOR]}")
-    if (folder / PROTOTYPES).exists():
+    if _is_there(folder / PROTOTYPES):
         bank = PrototypeBank.load(folder / PROTOTYPES)
         bank.check(header["fingerprint"], prints.get(GENERATOR), str(folder / PROTOTYPES))
     metadata = {name: value for name, value in header.items() if name not in HEADER}
@@ -305,7 +306,27 @@ def _load_part(
         raise ValueError(f"{path.parent / CONFIG}: describes no network for {path.name}: {error}") from None
     _check_shapes(path, _shapes(state), _shapes(module.state_dict()))
     module.load_state_dict(state, assign=True)
+    _check_weights(path, module, header["fingerprint"])
     return module.eval().requires_grad_(False).to(device), header, torch.float16 if is_half else torch.float32
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a model has a part that it may lack; a link that leads nowhere is no lack."""
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"{path}: a link that leads nowhere ({os.readlink(path)}); mend it, or take it away")
+    return path.exists()
+
+
+def _check_weights(path: Path, module: nn.Module, expected: Any) -> None:
+    """Raise ``ValueError`` for weights that are not finite, or other than those that were written."""
+    for name, value in module.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ValueError(f"{path}: {name} holds NaN or infinite values; train or convert the model again")
+    if (got := fingerprint(module)) != expected:
+        raise ValueError(
+            f"{path}: other weights than its header says (fingerprint {got[:12]}, expected {str(expected)[:12]}): "
+            "damaged or changed; get the file again"
+        )
 
 
 class Unfilled(TorchFunctionMode):
