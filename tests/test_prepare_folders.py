@@ -137,3 +137,29 @@ def test_wrong_usage(tmp_path) -> None:
         assert done.exit_code == 2 and message in done.stderr
     done = run("pairs", tmp_path, "-o", tmp_path / "v.csv")
     assert done.exit_code == 1 and "pairs.csv: no such file" in done.stderr
+
+
+def test_every_kind_of_file_and_linked_folders_are_taken(tmp_path):
+    voices, elsewhere = tmp_path / "voices", tmp_path / "elsewhere" / "vid1"
+    names = ["0.wav", "1.AIFF", "2.caf", "3.amr", "4.oga", "5.mka", "6.3gp"]
+    (voices / "p1").mkdir(parents=True)
+    elsewhere.mkdir(parents=True)
+    for name in names:
+        (voices / "p1" / name).touch()
+    (elsewhere / "7.wav").touch()
+    (voices / "p1" / "vid1").symlink_to(elsewhere)
+    (elsewhere / "loop").symlink_to(voices / "p1")
+    for name in ("notes.txt", "0.lab", "1.lab", "README"):
+        (voices / "p1" / name).touch()
+    told = {}
+    manifest = import_folders(voices, None, shares=(0, 0), refuse=told.__setitem__)
+    assert [item.key for item in manifest] == [*(f"p1/{name}" for name in names), "p1/vid1/7.wav"]
+    assert told == {str(voices / "p1"): "no voice by their names: 2 of .lab, 1 of .txt, 1 of no suffix"}
+
+
+def test_names_in_decomposed_unicode_are_those_of_the_same_person(tmp_path):
+    for root, person in (("voices", "Zoe\u0308"), ("faces", "Zo\u00eb")):
+        (tmp_path / root / person).mkdir(parents=True)
+        (tmp_path / root / person / ("a.wav" if root == "voices" else "a.jpg")).touch()
+    (item,) = import_folders(tmp_path / "voices", tmp_path / "faces", shares=(0, 0))
+    assert item.identity == "Zo\u00eb" and item.key == "Zo\u00eb/a.wav" and item.voice.is_file() and item.face.is_file()

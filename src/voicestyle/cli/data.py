@@ -115,7 +115,8 @@ def folders(out: Path, val: float, test: float, **options: Any) -> None:
 
     if not any(options[kind] for kind in ("voices", "faces", "frontal")):
         raise click.UsageError("name --voices, --faces or --frontal")
-    _write(import_folders(**options, shares=(val, test)), out)
+    with results.left_out() as refuse:
+        _write(import_folders(**options, shares=(val, test), refuse=refuse), out)
 
 
 @prepare.command(short_help="A manifest of a table with other columns.")

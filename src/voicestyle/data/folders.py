@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,8 +15,15 @@ from voicestyle.data.tables import is_parquet, read_table
 
 T = TypeVar("T")
 
-RECORDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".webm", ".mp4")
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+RECORDINGS = (  # what `decoding.load_audio` reads
+    ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".spx", ".mp3", ".mp2", ".mpga", ".m4a", ".m4b", ".aac",
+    ".webm", ".mp4", ".m4v", ".aif", ".aiff", ".aifc", ".caf", ".amr", ".mka", ".mkv", ".3gp", ".3g2", ".mov", ".avi",
+    ".au", ".snd", ".w64", ".rf64", ".wma", ".wmv", ".asf", ".wv", ".ape", ".tta", ".ac3", ".eac3", ".dts", ".flv",
+    ".mpg", ".mpeg", ".ts", ".voc",
+)  # fmt: skip
+PICTURES = (  # `image.FORMATS`
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
+)  # fmt: skip
 GENDERS = {"f": "f", "female": "f", "m": "m", "male": "m", "": ""}
 
 
@@ -25,6 +34,7 @@ def import_folders(
     *,
     shares: tuple[float, float] = (0.1, 0.1),
     seed: int = 0,
+    refuse: Callable[[str, str], object] = lambda what, why: None,
 ) -> Manifest:
     """The manifest of folders that have a folder for each person: ``voices/PERSON/**``, ``faces/PERSON/**``.
 
@@ -36,13 +46,14 @@ def import_folders(
         frontal: pictures in the canonical frame, laid out in the same way
         shares: of the people who go to ``val`` and to ``test``
         seed: of the draw; who is drawn depends on the names of all people
+        refuse: called with each folder that has other files in it, and how many of what kind
 
     Raises:
         FileNotFoundError: a folder that does not exist
         ValueError: nothing in them, or shares that leave nobody to train on
     """
     roots = {"voice": voices, "face": faces, "frontal": frontal}
-    held = {kind: _people(Path(root), kind) for kind, root in roots.items() if root is not None}
+    held = {kind: _people(Path(root), kind, refuse) for kind, root in roots.items() if root is not None}
     people = sorted({person for of_kind in held.values() for person in of_kind})
     split_of = draw_splits(people, shares, seed)
     items = []
@@ -52,7 +63,7 @@ def import_folders(
         num = len(files[main])
         dealt = {kind: deal(paths, num) for kind, paths in files.items() if paths}
         for row, path in enumerate(files[main]):
-            key = path.relative_to(roots[main] or "").as_posix()
+            key = composed(path.relative_to(roots[main] or "").as_posix())
             video = key.rpartition("/")[0] if key.count("/") > 1 else ""
             items.append(Item(key, split_of[person], person, video, **{k: d[row] for k, d in dealt.items()}))
     return Manifest(tuple(items), " and ".join(str(root) for root in roots.values() if root is not None))
@@ -108,12 +119,31 @@ def draw_splits(people: Sequence[str], shares: tuple[float, float], seed: int) -
 
 
 def files_in(folder: Path, suffixes: tuple[str, ...], recursive: bool = False) -> list[Path]:
-    """The files of a folder with these suffixes in any case, sorted by path; what is hidden is left out."""
-    found = []
-    for root, folders, names in os.walk(folder):  # a Path would ask the file system about each file
+    """The files of a folder with these suffixes in any case, sorted by path; what is hidden is left out.
+
+    Links are followed, and a folder that several lead to is taken once.
+    """
+    found, seen = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):  # a Path would ask the file system about each file
+        if (real := os.path.realpath(root)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         found += [os.path.join(root, name) for name in names if name.lower().endswith(suffixes) and name[0] != "."]
-        folders[:] = [name for name in folders if recursive and name[0] != "."]
+        folders[:] = sorted(name for name in folders if recursive and name[0] != ".")
     return [Path(path) for path in sorted(found)]
+
+
+def composed(name: str) -> str:
+    """A name with each letter and its accent as one sign; macOS keeps them apart in the names of files."""
+    return unicodedata.normalize("NFC", name)
+
+
+def named_folder(root: Path, name: str) -> Path:
+    """The folder of a name, however its accents are written; Windows drops a dot at the end of a name."""
+    forms = (form for n in (name, name.rstrip(".")) for form in (n, composed(n), unicodedata.normalize("NFD", n)))
+    folders = [root / form for form in forms]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 def deal(things: Sequence[T], num: int) -> list[T]:
@@ -121,13 +151,22 @@ def deal(things: Sequence[T], num: int) -> list[T]:
     return [things[(2 * i + 1) * len(things) // (2 * num)] for i in range(num)]
 
 
-def _people(root: Path, kind: str) -> dict[str, list[Path]]:
-    """The files of each person's folder."""
+def _people(root: Path, kind: str, refuse: Callable[[str, str], object]) -> dict[str, list[Path]]:
+    """The files of each person's folder; of others in it, `refuse` is told how many there are."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; expected one folder a person in it")
     suffixes = RECORDINGS if kind == "voice" else PICTURES
     folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    people = {folder.name: files for folder in folders if (files := files_in(folder, suffixes, recursive=True))}
+    people: dict[str, list[Path]] = {}
+    for folder in folders:
+        held = files_in(folder, ("",), recursive=True)
+        files = [path for path in held if path.name.lower().endswith(suffixes)]
+        if files:
+            people.setdefault(composed(folder.name), []).extend(files)
+        others = Counter(path.suffix.lower() or "no suffix" for path in set(held) - set(files))
+        if others:
+            told = ", ".join(f"{number} of {suffix}" for suffix, number in sorted(others.items()))
+            refuse(str(folder), f"no {kind} by their names: {told}")
     if not people:
         raise ValueError(f"{root}: expected a folder for each person with files {', '.join(suffixes)}")
     return people

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from voicestyle.data.folders import PICTURES, files_in
+from voicestyle.data.folders import PICTURES, files_in, named_folder
 from voicestyle.data.voxceleb import FACE_SCALE
 from voicestyle.image import crop_resize, load_image, open_image
 
@@ -34,13 +34,13 @@ def frame_of(faces: Path, key: str) -> Path | None:
     ones are often those of a cut.
     """
     name, video = key.split("/", 1)
-    frames = files_in(faces / name / FACE_SCALE / video, PICTURES)
+    frames = files_in(named_folder(faces, name) / FACE_SCALE / video, PICTURES)
     return frames[len(frames) // 2] if frames else None
 
 
 def frontals_of(frontal: Path, key: str) -> list[Path]:
     """All frontal pictures of the person of a video, by name."""
-    return files_in(frontal / key.split("/", 1)[0], PICTURES)
+    return files_in(named_folder(frontal, key.split("/", 1)[0]), PICTURES)
 
 
 def load_square(path: Path, size: int | None = None) -> Tensor:
@@ -79,7 +79,7 @@ class MostSimilar:
         return paths[int((candidates @ self.embed([frame])[0]).argmax())]
 
     def _embed_person(self, name: str) -> tuple[list[Path], Tensor]:
-        paths = files_in(self.frontal / name, PICTURES)
+        paths = files_in(named_folder(self.frontal, name), PICTURES)
         if not paths:
             raise FileNotFoundError(f"{self.frontal / name}: no frontal pictures of this person")
         return paths, torch.cat([self.embed(paths[i : i + BATCH]) for i in range(0, len(paths), BATCH)])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from voicestyle.data.folders import PICTURES, RECORDINGS, deal, files_in
+from voicestyle.data.folders import PICTURES, RECORDINGS, deal, files_in, named_folder
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.pictures import whole_frame_box
 from voicestyle.data.tables import read_table
@@ -123,12 +123,14 @@ def _clips(
 ) -> Iterator[tuple[str, Path, Path]]:
     """Video, clip and frame for each clip of a person, sorted."""
     scale = _person_folder(faces, person) / FACE_SCALE
-    videos = {video.name: video for root in wav for video in _folders(root / person.voxceleb_id)}
+    videos: dict[str, list[Path]] = {}
+    for video in (video for root in wav for video in _folders(root / person.voxceleb_id)):
+        videos.setdefault(video.name, []).append(video)
     if not videos or not scale.is_dir():
         refuse(person.identity, f"no folder {scale if videos else person.voxceleb_id} with videos")
         return
     for video in sorted(videos.keys() | {folder.name for folder in _folders(scale)}):
-        voices = files_in(videos[video], RECORDINGS) if video in videos else []
+        voices = _once(videos.get(video, []), f"{person.identity}/{video}", refuse)
         frames = files_in(scale / video, PICTURES)
         if not voices or not frames:
             refuse(f"{person.identity}/{video}", "no frames" if voices else "no clips")
@@ -137,14 +139,22 @@ def _clips(
         yield from ((video, voice, face) for voice, face in zip(chosen, deal(frames, len(chosen)), strict=True))
 
 
+def _once(folders: Sequence[Path], video: str, refuse: Refuse) -> list[Path]:
+    """The clips of a video, whose folders may lie in several places, each once."""
+    clips: dict[str, Path] = {}
+    for clip in (clip for folder in folders for clip in files_in(folder, RECORDINGS)):
+        if clips.setdefault(clip.stem, clip) != clip:
+            refuse(f"{video}/{clip.stem}", f"{clip}: a clip of this name is taken already, {clips[clip.stem]}")
+    return [clips[stem] for stem in sorted(clips)]
+
+
 def _folders(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
 
 
 def _person_folder(root: Path, person: Person) -> Path:
-    """The folder with a person's name; Windows drops a dot at the end (``Harry_Connick_Jr.``)."""
-    folder = root / person.name
-    return folder if folder.is_dir() else root / person.name.rstrip(".")
+    """The folder with a person's name."""
+    return named_folder(root, person.name)
 
 
 def read_meta(path: str | Path) -> dict[str, Person]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from voicestyle.data.folders import PICTURES
+from voicestyle.data.folders import PICTURES, files_in
 from voicestyle.data.manifest import Manifest
 from voicestyle.image import from_pil, open_image
 from voicestyle.schema import Count, SettingError
@@ -72,7 +72,7 @@ def list_pictures(data: DataConfig) -> list[PictureFile]:
     elif data.folder:
         if not Path(data.folder).is_dir():
             raise FileNotFoundError(f"{data.folder}: no such folder")
-        paths = sorted(p for p in Path(data.folder).rglob("*") if p.suffix.lower() in PICTURES)
+        paths = sorted(files_in(Path(data.folder), PICTURES, recursive=True))
         found, what = [PictureFile(path) for path in paths], f"picture ({', '.join(PICTURES)})"
     else:
         shards = sorted(glob.glob(data.shards))
