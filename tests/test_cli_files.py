@@ -74,6 +74,8 @@ def test_no_model_is_read_for_nothing(tmp_path, monkeypatch):
         result = run("generate", tmp_path / name, "-o", tmp_path / "out")
         assert result.exit_code == 1 and message in result.stderr
     result = run("embed", "face", tmp_path / "folder")
+    assert result.exit_code == 2 and "many inputs need the name of a folder" in result.stderr
+    result = run("retrieve", tmp_path / "folder")
     assert result.exit_code == 1 and "a folder, expected a file" in result.stderr
 
 

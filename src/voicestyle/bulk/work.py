@@ -85,10 +85,12 @@ def _file(item: Item) -> Iterator[Path]:
 
 def _each(batch: Sequence[Keyed], read: Callable[[Path], Any]) -> list[Any]:
     """What `read` makes of each item; an error as ``{"error": text}``."""
+    from voicestyle.files import named
+
     done: list[Any] = []
     for _, item in batch:
         try:
-            with _file(item) as path:
+            with _file(item) as path, named(item.name):
                 done.append(read(path))
         except (ValueError, OSError) as error:
             done.append({"error": str(error)})

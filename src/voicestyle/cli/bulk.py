@@ -32,17 +32,23 @@ def option_bulk(function: Callable) -> Callable:
     return function
 
 
-def is_bulk(sources: Sequence[str], jobs: int | None, cluster: str | None) -> bool:
-    """Whether the inputs are shared out among workers: where that is asked for, and for folders, tables and tars."""
+def is_bulk(sources: Sequence[str], jobs: int | None, cluster: str | None, out: Path | None) -> bool:
+    """Whether the inputs are shared out among workers: where that is asked for, and for folders, tables and tars.
+
+    That they then have a folder to go to is seen to before a model is read.
+    """
     from voicestyle.bulk.items import is_many
 
     if jobs is not None and cluster is not None:
         raise click.UsageError("--jobs and --cluster: name one of them")
-    return jobs is not None or cluster is not None or is_many(sources)
+    is_asked = jobs is not None or cluster is not None or is_many(sources)
+    if is_asked and (out is None or out.suffix):
+        raise click.BadParameter(f"{out}: many inputs need the name of a folder", param_hint="-o")
+    return is_asked
 
 
 def run_bulk(
-    vs: VoiceStyle, what: What, kind: Kind, sources: Sequence[str], out: Path | None, jobs: int | None,
+    vs: VoiceStyle, what: What, kind: Kind, sources: Sequence[str], out: Path, jobs: int | None,
     cluster: str | None, options: dict[str, Any], as_json: bool, model: dict[str, Any],
 ) -> None:  # fmt: skip
     """Do it, tell how it went, and end with status 1 if an item failed."""
@@ -51,8 +57,6 @@ def run_bulk(
     from voicestyle.bulk.run import run
     from voicestyle.bulk.work import Job
 
-    if out is None or out.suffix:
-        raise click.BadParameter(f"{out}: many inputs need the name of a folder", param_hint="-o")
     who = workers.cluster(cluster) if cluster else workers.processes(jobs or 1)
     prints = {"encoder": vs.model.encoder_fingerprint, "generator": vs.model.generator_fingerprint}
     with results.progress(count(sources, kind), what) as advance:

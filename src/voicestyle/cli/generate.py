@@ -61,7 +61,7 @@ def generate(voices: tuple[str, ...], out: Path, sheet: bool, as_json: bool, **o
     Faces that fit a voice. They are plausible, and identify nobody. VOICE may be a folder, a manifest or a .tar, too.
     """
     jobs, cluster = options.pop("jobs"), options.pop("cluster")
-    if is_bulk(voices, jobs, cluster):
+    if is_bulk(voices, jobs, cluster, out):
         return _generate_many(voices, out, jobs, cluster, sheet, as_json, options)
     targets = results.picture_targets(voices, out)
     results.check_there(voices)
@@ -144,7 +144,7 @@ def embed(kind: str, files: tuple[str, ...], out: Path | None, align: bool, vad:
     The unit embeddings of voices or faces. FILE may be a folder, a manifest or a .tar, too.
     """
     jobs, cluster = options.pop("jobs"), options.pop("cluster")
-    if is_bulk(files, jobs, cluster):
+    if is_bulk(files, jobs, cluster, out):
         model = dict(options)
         asked = {"vad": vad} if kind == "voice" else {"align": align}
         return run_bulk(load(options), "embed", kind, files, out, jobs, cluster, asked, False, model)
@@ -240,7 +240,7 @@ def invert(
     """
     jobs, cluster = options.pop("jobs"), options.pop("cluster")
     model = {name: options[name] for name in ("model", "device", "dtype")}
-    many = is_bulk(images, jobs, cluster)
+    many = is_bulk(images, jobs, cluster, out)
     targets = [] if many else results.picture_targets(images, out)
     if not many:
         results.check_there(images)
