@@ -20,7 +20,7 @@ FLOORS = [
     ["audio", "image", "align", "sheet", "animation", "label", "nn.ops"],
     ["nn"],
     ["latent", "losses", "clustering", "metrics", "sampling"],
-    ["inversion", "guidance", "prototypes", "generation", "checkpoint", "data", "download"],
+    ["inversion", "guidance", "speech", "prototypes", "generation", "checkpoint", "data", "download"],
     ["pipeline", "show", "bulk", "live", "replay", "plots", "evaluate", "convert", "cmpc2"]
     + ["train", "train.encoder", "train.generator", "train.inverter", "build"],
     ["cli", "web", "__main__"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -237,6 +238,7 @@ def voice_input(
     vad: bool | None = None,
     seed: int = 0,
     max_speech_s: float = MAX_SPEECH_S,
+    listen: Callable[[str, Tensor], None] = lambda name, waveform: None,
 ) -> Tensor:
     """The input (1, 1, n_mels, num_frames) of the voice network that `config` belongs to, float32.
 
@@ -247,6 +249,7 @@ def voice_input(
         vad: remove silence first; None: as the config says
         seed: of the random 500 frames that ``cmpc`` takes
         max_speech_s: of more speech the first seconds are taken, with a warning
+        listen: told the name and the samples at `config.sample_rate`, before silence is removed
 
     Raises:
         FileNotFoundError: nothing at the path
@@ -259,6 +262,7 @@ def voice_input(
     vad = config.vad if vad is None else vad
     recorded_s = len(waveform) / config.sample_rate
     _check_sound(name, waveform, recorded_s)
+    listen(name, waveform)
     if config.front_end.startswith("ge2e"):
         waveform = normalize_volume(waveform)
     if vad:
@@ -288,7 +292,9 @@ def _check_length(name: str, speech_s: float, recorded_s: float, needed_s: float
     if speech_s >= needed_s:
         return
     speech, recorded = (f"{math.floor(10 * s) / 10:.1f} s" for s in (speech_s, recorded_s))  # 0.96 is not 1.0
-    advice = "give a longer recording" if recorded_s < needed_s else "try without silence removal (--no-vad)"
+    advice = "try without silence removal (--no-vad)" if speech_s else "give a recording of somebody who speaks"
+    if recorded_s < needed_s:
+        advice = "give a longer recording"
     found = f"{recorded} recorded"
     if vad:
         found = f"{speech} of speech left after silence removal" if speech_s else "no speech found"

@@ -25,6 +25,7 @@ from voicestyle.image import MAX_PIXELS, from_pil, open_image
 from voicestyle.inversion import LinearInverter, Perceptual, Region, Start, identity_features, invert
 from voicestyle.latent import Callback, LatentResult
 from voicestyle.prototypes import MemberOrder, Nearest, PrototypeBank
+from voicestyle.speech import warn_unless_speech
 from voicestyle.sampling import further_start, random_latents, undetermined
 
 DISCLAIMER = "AI-generated: one of many faces that fit the voice. It is not the speaker's face and identifies nobody."
@@ -147,7 +148,7 @@ class VoiceStyle:
         self, clip: str | Path | Tensor | np.ndarray, sample_rate: int | None = None, vad: bool | None = None
     ) -> Tensor:
         """Unit embedding (1,D) of a recording, or of a waveform (num_samples,) at `sample_rate` Hz."""
-        log_mel = voice_input(clip, self.config.encoder.log_mel, sample_rate=sample_rate, vad=vad)
+        log_mel = voice_input(clip, self.config.encoder.log_mel, sample_rate=sample_rate, vad=vad, listen=warn_unless_speech)
         return self.encoder.encode_voice(log_mel.to(self.device))
 
     @torch.no_grad()
