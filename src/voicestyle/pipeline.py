@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from voicestyle import __version__
-from voicestyle.align import align_face, face_region
+from voicestyle.align import align_face, face_region, lies_elsewhere
 from voicestyle.audio import voice_input
 from voicestyle.checkpoint import EMBEDDED, Model, load_model
 from voicestyle.config import GuidanceConfig
@@ -25,8 +26,8 @@ from voicestyle.image import MAX_PIXELS, from_pil, open_image
 from voicestyle.inversion import LinearInverter, Perceptual, Region, Start, identity_features, invert
 from voicestyle.latent import Callback, LatentResult
 from voicestyle.prototypes import MemberOrder, Nearest, PrototypeBank
-from voicestyle.speech import warn_unless_speech
 from voicestyle.sampling import further_start, random_latents, undetermined
+from voicestyle.speech import warn_unless_speech
 
 DISCLAIMER = "AI-generated: one of many faces that fit the voice. It is not the speaker's face and identifies nobody."
 
@@ -148,7 +149,9 @@ class VoiceStyle:
         self, clip: str | Path | Tensor | np.ndarray, sample_rate: int | None = None, vad: bool | None = None
     ) -> Tensor:
         """Unit embedding (1,D) of a recording, or of a waveform (num_samples,) at `sample_rate` Hz."""
-        log_mel = voice_input(clip, self.config.encoder.log_mel, sample_rate=sample_rate, vad=vad, listen=warn_unless_speech)
+        log_mel = voice_input(
+            clip, self.config.encoder.log_mel, sample_rate=sample_rate, vad=vad, listen=warn_unless_speech
+        )
         return self.encoder.encode_voice(log_mel.to(self.device))
 
     @torch.no_grad()
@@ -403,4 +406,6 @@ def _picture(picture: Picture, size: int | None = None, align: bool = False) -> 
         raise ValueError(f"{name}: {error}") from None
     if pil.width != pil.height:
         raise ValueError(f"{name}: {pil.width} x {pil.height} px, expected a square aligned face; align it (--align)")
+    if not is_open and lies_elsewhere(pil):
+        warnings.warn(f"{name}: its face lies elsewhere than in aligned pictures; --align cuts it out", stacklevel=2)
     return from_pil(pil, size)

@@ -1,4 +1,4 @@
-"""Is there speech in a recording at all? A network tells it from noise and music, which the front ends' detectors keep."""
+"""Is there speech in a recording at all? A network tells it from noise and music, which front ends let pass."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from voicestyle.audio import normalize_volume
 from voicestyle.nn.silero import WINDOW, SileroVAD
 
 WEIGHTS = Path(__file__).parent / "models" / "silero_vad.safetensors"
@@ -28,7 +29,7 @@ def warn_unless_speech(name: str, waveform: Tensor) -> None:
     network = detector()
     if network is None or len(waveform) < WINDOW:
         return
-    waveform = waveform[: 30 * 16000].detach().cpu().float()
+    waveform = normalize_volume(waveform[: 30 * 16000].detach().cpu().float())
     with torch.no_grad():
         is_speech = network(waveform) > PROBABILITY
     speech_s, recorded_s = int(is_speech.sum()) * WINDOW / 16000, len(waveform) / 16000
@@ -39,10 +40,8 @@ def warn_unless_speech(name: str, waveform: Tensor) -> None:
             stacklevel=2,
         )
     elif (share := share_of_speech(is_speech, waveform)) < MIN_SHARE:
-        warnings.warn(
-            f"{name}: little speech, much noise: {speech_s:.1f} s, {share:.0%} of what sounds; give a clearer recording",
-            stacklevel=2,
-        )
+        found = f"{speech_s:.1f} s, {share:.0%} of what sounds"
+        warnings.warn(f"{name}: little speech, much noise: {found}; give a clearer recording", stacklevel=2)
 
 
 def share_of_speech(is_speech: Tensor, waveform: Tensor) -> float:
