@@ -128,7 +128,7 @@ def test_noise_without_speech(tmp_path):
     path = write(tmp_path / "noise.wav", 1e-3 * np.random.default_rng(0).standard_normal(48000))
     with pytest.raises(
         ValueError,
-        match=r"noise.wav: no speech found \(3.0 s recorded\), at least 1.0 s needed; give a recording of somebody"
+        match=r"noise.wav: no speech found \(3.0 s recorded\), at least 1.0 s needed; give a recording of somebody",
     ):
         voice_input(path, GE2E)
     assert voice_input(path, GE2E, vad=False).isfinite().all()
