@@ -107,7 +107,7 @@ def test_signs_do_not_depend_on_the_library(pairs: tuple[Tensor, Tensor], monkey
 
 
 def test_scales_have_to_fit_the_features(pairs: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises(ValueError, match=r"2 scales, expected 3: one for each of the features \[4, 7, 1\]"):
+    with pytest.raises(ValueError, match=r"2 scales, expected 3: one for each of \[4, 7, 1\]"):
         cohort_start(Stub().double(), *pairs, StartConfig(0.02, 0.5, 0.03, (1.0, 0.6), (1.0, 0.5)))
 
 
