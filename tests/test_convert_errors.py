@@ -199,9 +199,7 @@ def test_a_generator_of_a_size_that_we_do_not_have(num_doublings: int, tmp_path:
         state |= {f"convs.{2 * i + 1}.conv.weight": torch.zeros(1, 8, 8, 3, 3), f"to_rgbs.{i}.bias": torch.zeros(1)}
     torch.save({"g_ema": state}, tmp_path / "g.pt")
     size = 4 * 2**num_doublings
-    with pytest.raises(
-        ValueError, match=rf"g\.pt: size: got {size}, expected one of 32, 64, 128, 256, 512, 1024"
-    ):
+    with pytest.raises(ValueError, match=rf"g\.pt: size: got {size}, expected one of 32, 64, 128, 256, 512, 1024"):
         read_generator(tmp_path / "g.pt")
 
 
