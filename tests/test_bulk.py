@@ -24,6 +24,7 @@ from voicestyle.bulk.results import Results
 from voicestyle.bulk.run import run
 from voicestyle.bulk.work import Job, Row
 from voicestyle.bulk.workers import Here, Workers, cluster, processes
+from voicestyle.locks import let_go
 
 parquet = pytest.importorskip("pyarrow.parquet")
 
@@ -100,7 +101,7 @@ def test_rows_are_kept_once_and_survive_a_kill(tmp_path: Path, monkeypatch) -> N
     assert not killed.write(Row(f"{0:032x}", "again", {}))
     killed.journal.write('{"key": "ha')  # in the middle of a line
     killed.journal.close()
-    killed.lock.close()
+    let_go(killed.lock)
     with Results(tmp_path / "out", {"what": "x"}) as again:
         assert again.keys == {f"{i:032x}" for i in range(4)}
         again.write(Row(f"{9:032x}", "9", {"error": "bad"}))
@@ -109,8 +110,10 @@ def test_rows_are_kept_once_and_survive_a_kill(tmp_path: Path, monkeypatch) -> N
 
 
 def test_a_folder_belongs_to_one_job_and_one_process(tmp_path: Path) -> None:
-    with Results(tmp_path / "out", {"what": "x"}), pytest.raises(ValueError, match="another process"):
-        Results(tmp_path / "out", {"what": "x"})
+    code = f"from voicestyle.bulk.results import Results; Results({str(tmp_path / 'out')!r}, {{}})"
+    with Results(tmp_path / "out", {"what": "x"}):
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert other.returncode == 1 and "another process" in other.stderr
     with pytest.raises(ValueError, match="what differ"):
         Results(tmp_path / "out", {"what": "y"})
 

@@ -246,3 +246,23 @@ def test_a_lost_process_ends_the_job_which_resumes(job, monkeypatch):
     with in_float64():
         train_encoder(read_recipe(job / "recipe.toml"), job / "killed", resume=True, progress=False, device="cpu")
     assert_close(*states(job, "one", "killed"), rtol=EXACT, atol=EXACT)
+
+
+@pytest.mark.slow
+def test_two_nodes_of_two_processes_train_as_one(job):
+    """The commands of docs/scale.md, with both nodes on this machine."""
+    find = "import socket; s = socket.socket(); s.bind(('localhost', 0)); print(s.getsockname()[1])"
+    port = subprocess.run([sys.executable, "-c", find], capture_output=True, text=True, check=True).stdout.strip()
+    ask = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "2"]
+    ask += ["--master-addr", "localhost", "--master-port", port]
+    nodes = [
+        subprocess.Popen(
+            [*ask, "--node-rank", rank, *map(str, arguments(job, "nodes"))], env=environment(), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    said = [node.communicate(timeout=PATIENCE) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert_close(*states(job, "one", "nodes"), rtol=EXACT, atol=EXACT)
+    assert json.loads((job / "nodes" / "run.json").read_text())["num_processes"] == 4

@@ -142,6 +142,28 @@ def test_the_descent_is_torch_s_adam(generator: Generator, target: Tensor) -> No
     assert torch.allclose(found.w, w, rtol=0, atol=1e-5)
 
 
+def test_no_step_waits_for_what_was_computed(generator: Generator, target: Tensor, monkeypatch) -> None:
+    """On a GPU, to read a number is to wait until all before it is done. The CPU's own check of losses aside."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from voicestyle import latent
+
+    class Reads(TorchDispatchMode):
+        num = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.num += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(latent, "_check_finite", lambda losses: None)
+    counts = []
+    for steps in (4, 12):
+        with Reads() as reads:
+            optimize_latent(generator, start(generator), distance_to(target), num_steps=steps, lr=0.05)
+        counts.append(reads.num)
+    assert counts[0] == counts[1], counts
+
+
 def test_the_same_seed_repeats_and_another_does_not(generator: Generator, target: Tensor) -> None:
     runs = [
         optimize_latent(generator, start(generator), distance_to(target), num_steps=10, lr=0.05, seed=s)

@@ -118,10 +118,10 @@ def guide(
     the encoder and shows nothing.
     """
     objective = VoiceObjective(encoder, voice_emb, w_init, config, seed, generator.w_std)
-    similarities: list[list[float]] = []
+    similarities: list[Tensor] = []
 
     def observe(step: int, image: Tensor, w: Tensor, loss: Tensor) -> None:
-        similarities.append(objective.similarity.tolist())
+        similarities.append(objective.similarity.detach())
         if callback is not None:
             callback(step, image, w, loss)
 
@@ -131,5 +131,5 @@ def guide(
         **settings,
     )  # fmt: skip
     for entry, similarity in zip(result.history, similarities, strict=True):
-        entry["similarity"] = similarity
+        entry["similarity"] = similarity.tolist()
     return result

@@ -124,13 +124,13 @@ def optimize_latent(
     judge = score or objective
     with torch.no_grad():
         best.update(run.loss(judge, run.render()))
-    history: list[dict[str, Any]] = []
+    losses: list[Tensor] = []  # on their device: the loop never waits for a GPU
     for step in range(num_steps):
         t = step / num_steps
         rate = latent_noise * noise_ramp(t)
         image = run.render(rate)
         loss = run.loss(objective, image)
-        history.append({"step": step, "lr": lr * lr_ramp(t), "loss": loss.tolist()})
+        losses.append(loss.detach())
         if callback is not None:
             callback(step, image.detach(), w.detach(), loss.detach())
         if rate == 0:
@@ -145,7 +145,22 @@ def optimize_latent(
         if dtype != torch.float32:
             precise = _Run(generator, best.w, best.noise, rng, torch.float32)
             best.loss = precise.loss(judge, precise.render())
+    _check_finite(torch.stack([*losses, final]))
+    history = [
+        {"step": step, "lr": lr * lr_ramp(step / num_steps), "loss": values}
+        for step, values in enumerate(torch.stack(losses).tolist() if losses else [])
+    ]
     return LatentResult(best.w, best.loss, history, best.noise)
+
+
+def _check_finite(losses: Tensor) -> None:
+    """Raise ``ValueError`` where a loss (..., N) of a sample is not a number."""
+    finite = torch.isfinite(losses)
+    if not finite.all():
+        bad = (~finite).reshape(-1, losses.shape[-1]).any(0).nonzero().flatten().tolist()
+        raise ValueError(
+            f"loss of sample {bad} is not finite; check the pictures and weights, or lower the learning rate"
+        )
 
 
 def _initial_noise(generator: nn.Module, w: Tensor, rng: torch.Generator, samples: Samples) -> list[Tensor]:
@@ -189,11 +204,8 @@ class _Run:
             raise ValueError(
                 f"objective: got losses of shape {tuple(loss.shape)}, expected one a sample ({len(self.w)},)"
             )
-        if not torch.isfinite(loss).all():
-            bad = (~torch.isfinite(loss)).nonzero().flatten().tolist()
-            raise ValueError(
-                f"loss of sample {bad} is not finite; check the pictures and weights, or lower the learning rate"
-            )
+        if loss.device.type == "cpu":  # of a GPU it is asked in the end: to look is to wait
+            _check_finite(loss)
         return loss
 
     def descend(self, optimizer: _Adam, lr: float, loss: Tensor, noise_weight: float) -> None:

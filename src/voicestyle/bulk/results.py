@@ -6,7 +6,6 @@ that fill no shard yet lie in a journal of JSON lines, so that a killed run lose
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any
 
 from voicestyle.bulk.work import Row
 from voicestyle.files import written_whole
+from voicestyle.locks import hold, let_go
 
 ROWS = 1000  # of a shard
-SETTINGS, JOURNAL, LOCK, PICTURES = "job.json", "journal.jsonl", ".lock", "pictures"
+SETTINGS, JOURNAL, PICTURES = "job.json", "journal.jsonl", "pictures"
 COLUMNS = ("key", "input", "embedding", "w", "similarity", "loss", "picture", "error", "worker", "seconds")
 
 
@@ -27,19 +27,16 @@ class Results:
         """Open or begin a folder.
 
         Raises:
-            ValueError: it is of another job, or another process writes to it
+            BlockingIOError: another process writes to it
+            ValueError: it is of another job
         """
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = (self.folder / LOCK).open("w")
+        self.lock = hold(self.folder)
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._begin(settings)
-        except BlockingIOError:
-            self.lock.close()
-            raise ValueError(f"{self.folder}: another process is writing to this folder; wait for it") from None
         except ValueError:
-            self.lock.close()
+            let_go(self.lock)
             raise
         self.shards = sorted(self.folder.glob("part-*.parquet"))
         self.keys = {key for shard in self.shards for key in _read_keys(shard)}
@@ -74,7 +71,7 @@ class Results:
         if kind is None and self.rows:
             self._close_shard()
         self.journal.close()
-        self.lock.close()
+        let_go(self.lock)
 
     def __contains__(self, key: object) -> bool:
         return key in self.keys
