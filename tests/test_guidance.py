@@ -164,3 +164,24 @@ def test_guiding_brings_the_age_that_the_voice_tells(generator: Generator, voice
         away.append((age - 30).abs().max())
         assert all(-1 <= s <= 1 for entry in result.history for s in entry["similarity"])
     assert away[1] < 0.7 * away[0]
+
+
+def test_steps_can_look_at_a_smaller_picture(generator: Generator, voice_emb: Tensor) -> None:
+    seen = []
+    config = dataclasses.replace(CONFIG, size=16)
+    result = guide(
+        generator, Quarters(), voice_emb, start(generator), config, callback=lambda *told: seen.append(told[1].shape)
+    )
+    assert set(seen) == {torch.Size([2, 3, 16, 16])}
+    small = generator.synthesis(result.w, until=16)
+    objective = VoiceObjective(Quarters(), voice_emb, start(generator), config, w_std=generator.w_std)
+    torch.testing.assert_close(result.loss, objective.plain(small, result.w), rtol=1e-4, atol=1e-5)
+
+
+def test_a_generator_that_draws_no_larger_is_looked_at_as_it_is(generator: Generator, voice_emb: Tensor) -> None:
+    size = generator.config.size
+    a, b = (
+        guide(generator, Quarters(), voice_emb, start(generator), dataclasses.replace(CONFIG, size=s))
+        for s in (0, 4 * size)
+    )
+    assert torch.equal(a.w, b.w)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from functools import cache
 from pathlib import Path
@@ -159,3 +160,34 @@ def test_discriminator_refuses_a_broken_group() -> None:
 def test_sizes_are_checked(size: int) -> None:
     with pytest.raises(ValueError, match="power of two from 32 to 1024"):
         GeneratorConfig(size)
+
+
+def test_the_skips_give_the_smaller_pictures() -> None:
+    torch.manual_seed(0)
+    small, large = Generator(GeneratorConfig.tiny()), Generator(dataclasses.replace(GeneratorConfig.tiny(), size=64))
+    kept = small.state_dict()
+    large.load_state_dict({name: kept.get(name, value) for name, value in large.state_dict().items()})
+    w = torch.randn(2, small.config.w_dim)
+    assert torch.equal(large.synthesis(w, until=32), small.synthesis(w))
+    assert torch.equal(large.synthesis(w, until=64), large.synthesis(w))
+    assert large.synthesis(w, until=4).shape == (2, 3, 4, 4)
+
+
+def test_a_resolution_that_a_network_lacks_is_refused() -> None:
+    generator = Generator(GeneratorConfig.tiny())
+    with pytest.raises(ValueError, match=r"until: got 48, expected one of \[4, 8, 16, 32\]"):
+        generator.synthesis(generator.w_avg[None], until=48)
+
+
+def test_a_block_is_local() -> None:
+    torch.manual_seed(0)
+    generator = Generator(dataclasses.replace(GeneratorConfig.tiny(), size=64)).double().requires_grad_(False)
+    synthesis, w = generator.synthesis, torch.randn(1, generator.config.w_dim).double()
+    whole = synthesis(w)
+    features, image = synthesis.features(w, until=32)
+    each = w[:, None].expand(-1, synthesis.num_ws, -1)
+    noise = [conv.noise_const[..., 16:, :48] for conv in synthesis.convs[-2:]]
+    _, crop = synthesis.block(4, features[..., 8:, :24], image[..., 8:, :24], each, noise)
+    # cut edges are at the top and on the right
+    assert (crop - whole[..., 16:, :48])[..., 8:, :-8].abs().max() < 1e-12
+    assert (crop - whole[..., 16:, :48]).abs().max() > 1e-6

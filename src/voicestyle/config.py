@@ -188,6 +188,7 @@ class GuidanceConfig:
     diversity: NonNegative = 1.0  # of several faces for a voice; 0: all alike, 1: as unlike as people with such a voice
     truncation_psi: NonNegative = 1.0  # of the latents that guidance starts from; 0: the mean face
     fast: bool = False  # the model's mapper in the place of all guided steps
+    size: Whole = 0  # pixels at which the steps look at faces (StyleGAN2's skips give smaller ones); 0: as they are
 
     def __post_init__(self) -> None:
         check(self)

@@ -128,6 +128,7 @@ def guide(
     result = optimize_latent(
         generator, w_init, objective, num_steps=config.steps, lr=config.lr, latent_noise=config.latent_noise,
         keep=config.keep, optimize_noise=config.optimize_noise, score=objective.plain, seed=seed, callback=observe,
+        until=config.size if 0 < config.size < generator.config.size else None,
         **settings,
     )  # fmt: skip
     for entry, similarity in zip(result.history, similarities, strict=True):

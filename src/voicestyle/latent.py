@@ -100,6 +100,7 @@ def optimize_latent(
     patience: int | None = None,  # noise-free steps without a better score after which a sample is left alone
     seed: int = 0,
     dtype: torch.dtype = torch.float32,  # bfloat16: autocast in the loop; the result is float32 all the same
+    until: int | None = None,  # pixels that are rendered and judged; None: the whole picture
     callback: Callback | None = None,
 ) -> LatentResult:
     """The latent of each sample that minimizes its loss: Adam under a ramped learning rate and fading latent noise.
@@ -119,7 +120,7 @@ def optimize_latent(
     w = w_init.detach().float().clone().requires_grad_(True)
     noise = _initial_noise(generator, w, rng, samples) if optimize_noise else None
     optimizer = _Adam([w, *(noise or [])])
-    run = _Run(generator, w, noise, rng, dtype, samples)
+    run = _Run(generator, w, noise, rng, dtype, samples, until)
     best = _Best(w, noise, patience)
     judge = score or objective
     with torch.no_grad():
@@ -143,7 +144,7 @@ def optimize_latent(
         final = run.loss(judge, run.render())
         best.update(final, force=keep == "last")
         if dtype != torch.float32:
-            precise = _Run(generator, best.w, best.noise, rng, torch.float32)
+            precise = _Run(generator, best.w, best.noise, rng, torch.float32, until=until)
             best.loss = precise.loss(judge, precise.render())
     _check_finite(torch.stack([*losses, final]))
     history = [
@@ -181,8 +182,10 @@ class _Run:
         rng: torch.Generator,
         dtype: torch.dtype,
         samples: Samples = "independent",
+        until: int | None = None,
     ) -> None:
         self.generator, self.w, self.noise, self.rng, self.samples = generator, w, noise, rng, samples
+        self.part = {} if until is None else {"until": until}
         mixed = dtype != torch.float32
         self.autocast = torch.autocast(w.device.type, dtype if mixed else None, enabled=mixed)
 
@@ -194,7 +197,7 @@ class _Run:
             shape = w.shape if self.samples == "coupled" else w.shape[1:]
             w = w + torch.randn(shape, generator=self.rng).to(w) * (rate * self.generator.w_std)
         with self.autocast:
-            return self.generator.synthesis(w, noise=self.noise).float()
+            return self.generator.synthesis(w, noise=self.noise, **self.part).float()
 
     def loss(self, objective: Objective, image: Tensor) -> Tensor:
         """What the objective says of each sample (N,), checked."""

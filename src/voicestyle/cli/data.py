@@ -98,6 +98,22 @@ def pairs(folder: Path, out: Path) -> None:
     _write(import_pairs(folder), out, [folder / "pairs.csv"])
 
 
+@prepare.command(short_help="A manifest of a folder with portraits.csv.")
+@click.argument("folder", type=A_PATH)
+@click.option("--held-out", type=click.IntRange(min=0), default=300, show_default=True, help="Pictures of split `val`.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of who is held out.")
+@option_manifest_out
+def portraits(folder: Path, held_out: int, seed: int, out: Path) -> None:
+    """Example: voicestyle data prepare portraits PORTRAITS -o portraits.csv
+
+    A manifest of a folder with portraits.csv and image/KEY.jpg, less pictures that are cut, hazy or turned, and more
+    than a few of one person.
+    """
+    from voicestyle.data.portraits import import_portraits
+
+    _write(import_portraits(folder, held_out, seed), out)
+
+
 @prepare.command(short_help="A manifest of folders that have a folder for each person.")
 @click.option("--voices", type=A_PATH, help="Folder of PERSON/**, recordings.")
 @click.option("--faces", type=A_PATH, help="Folder of PERSON/**, pictures.")

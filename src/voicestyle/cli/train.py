@@ -12,7 +12,7 @@ from voicestyle.cli import results
 from voicestyle.cli.options import option_json, option_out, option_overrides
 
 # what can be trained, and the module of `train` that does it
-JOBS = {"encoder": "encoder.job", "generator": "generator.job", "inverter": "inverter"}
+JOBS = {"encoder": "encoder.job", "generator": "generator.job", "inverter": "inverter", "sharpen": "sharpen.job"}
 
 
 @click.command(short_help="Train a part of a model.")

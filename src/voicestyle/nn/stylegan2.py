@@ -8,6 +8,7 @@ any weight gradient.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -146,25 +147,58 @@ class Synthesis(nn.Module):
         noise_mode: NoiseMode = "const",
         noise: list[Tensor] | None = None,  # one map a layer, (1 or N, 1, r, r); overrides noise_mode
         rng: torch.Generator | None = None,  # for noise_mode "random", on the device of w
+        until: int | None = None,  # resolution; None: all
     ) -> Tensor:
         """Picture (N,3,size,size), about [-1,1], not clamped, float32.
 
+        With `until` it is the smaller picture (N,3,until,until) that the skip connections carry there: a part of the
+        work, for whoever looks at no more than that.
+
         Raises:
-            ValueError: w or the noise maps have another shape than the network takes.
+            ValueError: w or the noise maps have another shape than the network takes, or no such resolution.
         """
+        return self.features(w, noise_mode, noise, rng, until)[1]
+
+    def features(
+        self,
+        w: Tensor,
+        noise_mode: NoiseMode = "const",
+        noise: list[Tensor] | None = None,
+        rng: torch.Generator | None = None,
+        until: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Features (N,C,r,r) and picture (N,3,r,r) of the last block; arguments are as for `forward`."""
         if w.ndim == 2:
             w = w[:, None].expand(-1, self.num_ws, -1)
         if w.ndim != 3 or w.shape[1] != self.num_ws:
             raise ValueError(f"w: got shape {tuple(w.shape)}, expected (N, w_dim) or (N, {self.num_ws}, w_dim)")
+        resolutions = [4 * 2**i for i in range(len(self.to_rgbs))]
+        if until is not None and until not in resolutions:
+            raise ValueError(f"until: got {until}, expected one of {resolutions}")
         maps = self._noise(w, noise_mode, noise, rng)
         x = self.const.expand(w.shape[0], -1, -1, -1).to(w.dtype)
         x = self.convs[0](x, w[:, 0], maps[0])
         image = self.to_rgbs[0](x, w[:, 1], None)
-        for i in range(1, len(self.to_rgbs)):
-            x = self.convs[2 * i - 1](x, w[:, 2 * i - 1], maps[2 * i - 1])
-            x = self.convs[2 * i](x, w[:, 2 * i], maps[2 * i])
-            image = self.to_rgbs[i](x, w[:, 2 * i + 1], image)
-        return image
+        num_blocks = len(resolutions) if until is None else resolutions.index(until) + 1
+        for i in range(1, num_blocks):
+            x, image = self.block(i, x, image, w, maps[2 * i - 1 : 2 * i + 1])
+        return x, image
+
+    def block(
+        self,
+        i: int,  # from 1, the block of 8 px, up
+        x: Tensor,  # features (N,C,h,h) of the block below
+        image: Tensor,  # (N,3,h,h) its picture
+        w: Tensor,  # (N, num_ws, w_dim)
+        noise: Sequence[Tensor | None],  # of its two layers
+    ) -> tuple[Tensor, Tensor]:
+        """Features (N,C',2h,2h) and picture (N,3,2h,2h) of one block.
+
+        It is local: a crop of features makes the crop of the picture, less a margin of 8 px at cut edges.
+        """
+        x = self.convs[2 * i - 1](x, w[:, 2 * i - 1], noise[0])
+        x = self.convs[2 * i](x, w[:, 2 * i], noise[1])
+        return x, self.to_rgbs[i](x, w[:, 2 * i + 1], image)
 
     def _noise(
         self, w: Tensor, mode: NoiseMode, noise: list[Tensor] | None, rng: torch.Generator | None

@@ -15,6 +15,8 @@ from voicestyle.nn.stylegan2 import Discriminator, Generator
 
 Network = TypeVar("Network", bound=nn.Module)
 
+NEW_STYLES = 0.3  # of the usual deviation
+
 
 def grow(state: Mapping[str, Tensor], config: GeneratorConfig, fresh: Generator | None = None) -> Generator:
     """A generator of `config` that keeps every layer of `state` which it has too; the others are new, or `fresh`'s.
@@ -38,6 +40,33 @@ def grow(state: Mapping[str, Tensor], config: GeneratorConfig, fresh: Generator 
             new[: len(old)] = old
     grown.load_state_dict(ours)
     return grown
+
+
+def widen(state: Mapping[str, Tensor], config: GeneratorConfig) -> Generator:
+    """A generator of `config`, of more channels than that of `state`, which draws the same: nobody listens to new ones.
+
+    Only channels may differ; what feeds the new ones is random, and smaller styles keep it small at first.
+    """
+    wide = Generator(config)
+    ours = wide.state_dict()
+    for name, old in state.items():
+        new = ours[name]
+        if new.shape != old.shape:
+            if name.endswith("conv.weight"):
+                rows, columns = old.shape[:2]
+                # of a layer to RGB, which does not normalize, the scale falls with the number of inputs
+                gain = math.sqrt(new.shape[1] / columns) if len(new) == 3 else 1.0
+                new[:rows] = 0
+                new[:rows, :columns] = gain * old
+            elif name.endswith("const"):
+                new[:, : old.shape[1]] = old
+            else:
+                new *= NEW_STYLES if name.endswith("affine.weight") else 1.0
+                new[: len(old)] = old
+        else:
+            ours[name] = old
+    wide.load_state_dict(ours)
+    return wide
 
 
 def grow_discriminator(state: Mapping[str, Tensor], network: Discriminator) -> Discriminator:

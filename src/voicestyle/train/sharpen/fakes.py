@@ -1,0 +1,143 @@
+"""Pictures with their latents, and latents that no picture has: what the generator is asked to draw."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from voicestyle.data.manifest import Manifest
+from voicestyle.image import load_image
+from voicestyle.train.sharpen.settings import DataConfig
+
+PSI = 0.9  # of draws from the Gaussian of the codes
+MOST_MEMBERS, MOST_PORTRAITS = 9, 8  # in a mean; the method takes means of eight
+REFRESHED = 12  # further codes that are looked up at a step, so that the Gaussian keeps up with the inverter
+
+
+class Gallery:
+    """Portraits and members with mirror images. Rows count portraits, their mirrors, members, their mirrors."""
+
+    def __init__(self, data: DataConfig, size: int, seed: int) -> None:
+        """Pictures of twice `size` are held as bytes, those of members of `size`."""
+        portraits, members = (Manifest.read(path).split("train") for path in (data.portraits, data.members))
+        faces = [item for item in portraits if item.frontal]
+        sources = [item.identity.partition("/")[0] for item in faces]
+        if unknown := sorted(set(sources) - set(data.weights)):
+            raise ValueError(f"{data.portraits}: no weight for source {unknown}; add it to [data.weights]")
+        self.size = size
+        self.large = torch.cat([_bytes(load_image(item.frontal, 2 * size)) for item in faces])
+        self.small = _bytes(nn.functional.avg_pool2d(_floats(self.large), 2))
+        self.soft = torch.cat([_bytes(load_image(item.frontal, size)) for item in members if item.frontal])
+        share = np.array([data.weights[source] for source in sources])
+        self.share = share / share.sum()
+        self.rng = np.random.default_rng(seed)
+
+    @property
+    def num_portraits(self) -> int:
+        """Portraits without their mirror images."""
+        return len(self.large)
+
+    def __len__(self) -> int:
+        return 2 * (len(self.large) + len(self.soft))
+
+    def portraits(self, num: int) -> np.ndarray:
+        """Rows of random portraits, balanced by source."""
+        rows = self.rng.choice(self.num_portraits, num, p=self.share)
+        return rows + self.num_portraits * self.rng.integers(0, 2, num)
+
+    def members(self, num: int) -> np.ndarray:
+        """Rows of random members."""
+        return 2 * self.num_portraits + self.rng.integers(0, 2 * len(self.soft), num)
+
+    def pictures(self, rows: np.ndarray) -> Tensor:
+        """Pictures (N,3,size,size) of rows."""
+        first = 2 * self.num_portraits
+        parts = [self._one(self.small, row) if row < first else self._one(self.soft, row - first) for row in rows]
+        return _channels_last(torch.stack(parts))
+
+    def whole(self, rows: np.ndarray) -> Tensor:
+        """Portraits (N,3,2 size,2 size) of rows."""
+        return _channels_last(torch.stack([self._one(self.large, row) for row in rows]))
+
+    @staticmethod
+    def _one(held: Tensor, row: int) -> Tensor:
+        picture = _floats(held[row % len(held)])
+        return picture.flip(2) if row >= len(held) else picture
+
+
+class Codes:
+    """The latent of each row of a gallery, what the inverter says plus a free part, and latents between them."""
+
+    def __init__(self, gallery: Gallery, inverter: nn.Module, w_dim: int, rate: float) -> None:
+        self.gallery, self.inverter, self.rate = gallery, inverter, rate
+        self.own = torch.zeros(len(gallery), w_dim)
+        self.first, self.second = torch.zeros_like(self.own), torch.zeros_like(self.own)  # Adam's moments
+        self.visits = torch.zeros(len(gallery), 1)
+        self.known = torch.zeros_like(self.own)  # as they were when last looked up
+        self.look_up(np.arange(len(gallery)))
+        self.measure()
+
+    @torch.no_grad()
+    def look_up(self, rows: np.ndarray) -> Tensor:
+        """Latents (N,w_dim) of rows, as they are now."""
+        for part in np.array_split(rows, -(-len(rows) // 64)):
+            self.known[part] = self.estimate(self.gallery.pictures(part)) + self.own[part]
+        return self.known[rows]
+
+    def estimate(self, image: Tensor) -> Tensor:
+        """What the inverter says of pictures (N,3,size,size), (N,w_dim)."""
+        # not channels last: batch normalization in evaluation mode spoils the heap there, backwards (PyTorch 2.13)
+        return self.inverter(image.contiguous())
+
+    def measure(self) -> None:
+        """Take mean, spread and covariance of the portraits' latents, balanced by source."""
+        share = torch.from_numpy(np.tile(self.gallery.share, 2)) / 2
+        w = self.known[: len(share)].double()
+        self.mean = share @ w
+        apart = (w - self.mean) * share.sqrt()[:, None]
+        covariance = apart.T @ apart
+        self.spread = float(covariance.trace().sqrt())
+        ridge = 1e-6 * covariance.diagonal().mean() + 1e-12
+        self.root = torch.linalg.cholesky(covariance + ridge * torch.eye(len(covariance), dtype=w.dtype)).to(self.known)
+        self.mean = self.mean.to(self.known)
+
+    def unpaired(self, num: int, turn: int) -> Tensor:
+        """Latents (num,w_dim) that no picture has: between two, means of members, of portraits, draws, in turn."""
+        gallery, rng = self.gallery, self.gallery.rng
+        self.look_up(rng.integers(0, len(gallery), REFRESHED))
+        found = []
+        for i in range(num):
+            kind = (turn + i) % 4
+            if kind == 0:
+                a, b = self.look_up(gallery.portraits(2))
+                found.append(a.lerp(b, float(rng.random())))
+            elif kind == 1:
+                found.append(self.look_up(gallery.members(int(rng.integers(2, MOST_MEMBERS + 1)))).mean(0))
+            elif kind == 2:
+                found.append(self.look_up(gallery.portraits(int(rng.integers(2, MOST_PORTRAITS + 1)))).mean(0))
+            else:
+                z = torch.from_numpy(rng.standard_normal(len(self.mean))).to(self.mean)
+                found.append(self.mean + PSI * self.root @ z)
+        return torch.stack(found)
+
+    def follow(self, rows: np.ndarray, gradient: Tensor) -> None:
+        """A step of Adam (betas .5 and .99) on the free parts of rows."""
+        for row, slope in zip(rows.tolist(), gradient, strict=True):
+            self.visits[row] += 1
+            first = self.first[row].mul_(0.5).add_(slope, alpha=0.5) / (1 - 0.5 ** self.visits[row])
+            second = self.second[row].mul_(0.99).addcmul_(slope, slope, value=0.01) / (1 - 0.99 ** self.visits[row])
+            rate = self.rate * self.spread / self.own.shape[1] ** 0.5  # of the deviation of a coordinate
+            self.own[row] -= rate * first / (second.sqrt() + 1e-12)
+
+
+def _bytes(image: Tensor) -> Tensor:
+    return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def _floats(held: Tensor) -> Tensor:
+    return held.float() / 127.5 - 1
+
+
+def _channels_last(image: Tensor) -> Tensor:
+    return image.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,105 @@
+"""Sharpen a model: its soft generator becomes one of twice the size that draws faces like photographs.
+
+Generator and inverter go on as an autoencoder of portraits and of the old model's members. Projected discriminators
+(`nn.projected`) judge reconstructions, and latents that no picture has, means of members above all.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from voicestyle.checkpoint import Model, load_model, save_model
+from voicestyle.convert.efficientnet import read_efficientnet
+from voicestyle.image import save_png
+from voicestyle.latent import w_statistics
+from voicestyle.nn.inverter import Inverter
+from voicestyle.nn.stylegan2 import Generator
+from voicestyle.train.generator.gaussian import with_gaussian
+from voicestyle.train.run import Run
+from voicestyle.train.sharpen.settings import SharpenRecipe, read_settings
+from voicestyle.train.sharpen.trainer import SharpenTrainer
+
+COLUMNS = 8  # of the grids
+
+
+def train_sharpen(
+    recipe: Mapping[str, Any], out: str | Path, resume: bool = False, progress: bool = True, device: str | None = None
+) -> Generator:
+    """The generator that `recipe` describes, with averaged weights; random z give latents like those of the portraits.
+
+    Arguments are as for `train.generator.train_generator`. The run folder `out` gets the log, the state, grids and, at
+    the end, ``model``: the recipe's model with this generator and its inverter, and without prototypes.
+
+    Raises:
+        FileNotFoundError, ValueError: a file of the recipe is missing, or a setting does not fit
+    """
+    settings = read_settings(recipe)
+    if device not in (None, "cpu"):
+        raise ValueError(f"device: got {device!r}, expected cpu; codes and pictures are held there")
+    model, features = load_model(settings.model), read_efficientnet(settings.features)
+    with Run.start(out, recipe, resume) as run:
+        trainer = SharpenTrainer(settings, model, features.to(memory_format=torch.channels_last))
+        if (state := run.load_state()) is not None:
+            trainer.load_state_dict(state)
+        _train(trainer, run, progress)
+        generator, inverter = finished(trainer)
+        _save(run.folder / "model", model, generator, inverter)
+        return generator
+
+
+def _train(trainer: SharpenTrainer, run: Run, progress: bool) -> None:
+    """All steps that are left."""
+    settings: SharpenRecipe = trainer.settings
+    bar = tqdm(total=settings.steps, initial=trainer.step, unit="steps", desc="sharpen",
+               disable=None if progress else True)  # fmt: skip
+    with bar:
+        while trainer.step < settings.steps:
+            losses = trainer.train_step()
+            bar.update()
+            if trainer.step % settings.log_every == 0:
+                bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
+                run.log(trainer.step, **losses)
+            if trainer.step % settings.save_every == 0 or trainer.step == settings.steps:
+                run.save_state(trainer.state_dict())
+                save_png(grid(trainer), run.folder / f"faces_{trainer.step:06d}.png")
+
+
+def finished(trainer: SharpenTrainer) -> tuple[Generator, Inverter]:
+    """The averages as a generator, with a mapping to the codes and the statistics of w, and its inverter."""
+    trainer.codes.look_up(np.arange(len(trainer.gallery)))
+    trainer.codes.measure()
+    generator, shift = with_gaussian(trainer.average, trainer.codes.mean, trainer.codes.root)
+    inverter = copy.deepcopy(trainer.inverter_average)
+    inverter.linear.bias.data += shift
+    generator.w_avg[:], generator.w_std[...] = w_statistics(generator, seed=trainer.settings.seed)
+    return generator.eval().requires_grad_(False), inverter.eval().requires_grad_(False)
+
+
+def _save(folder: Path, model: Model, generator: Generator, inverter: Inverter) -> None:
+    guidance = replace(model.config.guidance, size=generator.config.size // 2)
+    config = replace(model.config, generator=generator.config, inverter=inverter.config, guidance=guidance)
+    card = model.folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else None
+    save_model(folder, config, model.encoder, generator, None, model.metadata, text,
+               identity=model.identity, inverter=inverter, dtype=model.dtype)  # fmt: skip
+
+
+@torch.no_grad()
+def grid(trainer: SharpenTrainer) -> Tensor:
+    """Rows of pictures (1,3,H,W): portraits, their rendering, members', means of eight members, draws."""
+    gallery, codes, synthesis = trainer.gallery, trainer.codes, trainer.average.synthesis
+    rows = np.linspace(0, gallery.num_portraits - 1, COLUMNS).astype(int)
+    members = 2 * gallery.num_portraits + np.arange(8 * COLUMNS) % len(gallery.soft)
+    z = torch.randn(COLUMNS, len(codes.mean), generator=torch.Generator().manual_seed(1))
+    ours = [codes.look_up(rows), codes.look_up(members[:COLUMNS]), codes.look_up(members).view(COLUMNS, 8, -1).mean(1)]
+    drawn = [synthesis(w) for w in (*ours, codes.mean + z @ codes.root.T)]
+    return torch.cat([torch.cat(list(row), 2) for row in (gallery.whole(rows), *drawn)], 1)[None]

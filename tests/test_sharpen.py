@@ -1,0 +1,150 @@
+"""Sharpening: what it starts from stays as it is, its parts do what they say, and a run ends in a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from test_efficientnet import upstream_state
+from tiny import tiny_encoder, tiny_generator
+from voicestyle.checkpoint import load_model, save_model
+from voicestyle.config import GeneratorConfig, InverterConfig, VoiceStyleConfig
+from voicestyle.data.manifest import Item, Manifest
+from voicestyle.nn.inverter import Inverter
+from voicestyle.nn.stylegan2 import Generator
+from voicestyle.train.generator.gaussian import with_gaussian
+from voicestyle.train.generator.grow import widen
+from voicestyle.train.sharpen.fakes import Codes, Gallery
+from voicestyle.train.sharpen.job import train_sharpen
+from voicestyle.train.sharpen.judge import Views
+from voicestyle.train.sharpen.settings import DataConfig, read_settings
+
+
+def test_a_wider_generator_draws_the_same() -> None:
+    narrow = tiny_generator()
+    config = dataclasses.replace(narrow.config, channel_multiplier=2 * narrow.config.channel_multiplier, channel_max=24)
+    wide = widen(narrow.state_dict(), config)
+    w = torch.randn(3, config.w_dim)
+    assert wide.synthesis.convs[-1].bias.shape[0] > narrow.synthesis.convs[-1].bias.shape[0]
+    torch.testing.assert_close(wide.synthesis(w), narrow.synthesis(w), rtol=1e-4, atol=1e-4)
+
+
+def test_a_mapping_can_be_a_gaussian_and_nothing_else_changes() -> None:
+    old = tiny_generator().double()
+    size = old.config.w_dim
+    rng = torch.Generator().manual_seed(1)
+    mean, root = torch.randn(size, generator=rng).double(), torch.randn(size, size, generator=rng).double() * 0.3
+    new, shift = with_gaussian(old, mean, root)
+    w = torch.randn(4, size, generator=rng).double()
+    assert (new.synthesis(w + shift) - old.synthesis(w)).abs().max() < 1e-10
+    drawn = new.mapping(torch.randn(50_000, size, generator=rng).double()) - shift
+    spread = (root @ root.T).diagonal().sqrt()
+    assert ((drawn.mean(0) - mean) / spread).abs().max() < 0.03
+    # z is normalized: its covariance is that of the Gaussian all the same
+    assert (torch.cov(drawn.T) - root @ root.T).abs().max() < 0.05 * spread.max() ** 2
+
+
+def test_a_mapping_of_another_shape_is_refused() -> None:
+    generator = tiny_generator()
+    generator.config = dataclasses.replace(generator.config, z_dim=8)
+    with pytest.raises(ValueError, match="expected equal sizes and at least two layers"):
+        with_gaussian(generator, torch.zeros(16), torch.eye(16))
+
+
+def test_views_are_the_same_for_a_picture_and_its_target() -> None:
+    views = Views(4, 24, torch.Generator().manual_seed(0))
+    image = torch.rand(4, 3, 24, 24) * 2 - 1
+    assert torch.equal(views(image)[1:3], views(image[1:3], first=1))
+    assert not torch.equal(views(image), image)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataConfig:
+    """Six portraits of two sources and three members, as manifests."""
+    rng = np.random.default_rng(0)
+    for kind, people in (("portraits", ["a/1", "a/2", "a/3", "a/4", "a/5", "b/1"]), ("members", ["x", "y", "z"])):
+        items = []
+        for i, person in enumerate(people):
+            path = tmp_path / f"{kind}{i}.png"
+            Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+            items.append(Item(f"{kind}{i}", "train", person, frontal=path))
+        Manifest(tuple(items)).write(tmp_path / f"{kind}.csv")
+    return DataConfig(str(tmp_path / "portraits.csv"), str(tmp_path / "members.csv"), {"a": 1.0, "b": 5.0})
+
+
+def test_sources_are_balanced_and_mirrors_are_mirrored(data: DataConfig) -> None:
+    gallery = Gallery(data, 32, seed=0)
+    assert len(gallery) == 2 * (6 + 3)
+    rows = gallery.portraits(2000)
+    assert 0.45 < (rows % 6 == 5).mean() < 0.55
+    assert 0.45 < (rows >= 6).mean() < 0.55
+    assert torch.equal(gallery.pictures(np.array([2])).flip(3), gallery.pictures(np.array([8])))
+    assert torch.equal(gallery.pictures(np.array([12])).flip(3), gallery.pictures(np.array([15])))
+    assert {*gallery.members(200).tolist()} == {*range(12, 18)}
+    assert gallery.whole(np.array([0])).shape == (1, 3, 64, 64)
+
+
+def test_a_source_without_a_weight_is_named(data: DataConfig) -> None:
+    with pytest.raises(ValueError, match=r"no weight for source \['b'\]"):
+        Gallery(dataclasses.replace(data, weights={"a": 1.0}), 32, seed=0)
+
+
+def test_codes_follow_their_gradient_and_are_measured(data: DataConfig) -> None:
+    gallery = Gallery(data, 32, seed=0)
+    inverter = Inverter(InverterConfig(w_dim=16, size=32, linear_size=8, depth=10, width=4)).eval()
+    codes = Codes(gallery, inverter, 16, rate=0.1)
+    share = torch.from_numpy(np.tile(gallery.share, 2)) / 2
+    torch.testing.assert_close(codes.mean, (share @ codes.known[:12].double()).float())
+    before = codes.own.clone()
+    codes.follow(np.array([3]), torch.ones(1, 16))
+    moved = (before - codes.own)[3]
+    torch.testing.assert_close(moved, torch.full((16,), 0.1 * codes.spread / 4), rtol=1e-3, atol=1e-6)
+    assert torch.equal(codes.own[:3], before[:3])
+    assert codes.unpaired(4, turn=0).shape == (4, 16)
+
+
+@pytest.fixture
+def recipe(data: DataConfig, tmp_path: Path) -> dict[str, Any]:
+    generator = Generator(dataclasses.replace(GeneratorConfig.tiny(), size=64)).eval()
+    inverter_config = InverterConfig(w_dim=16, size=32, linear_size=8, depth=10, width=4)
+    encoder = tiny_encoder()
+    config = VoiceStyleConfig("tiny", encoder.config, generator.config, inverter=inverter_config)
+    save_model(tmp_path / "soft", config, encoder, generator, inverter=Inverter(inverter_config).eval())
+    torch.save({name: value.float() for name, value in upstream_state().items()}, tmp_path / "lite1.pth")
+    return {
+        "seed": 0, "model": str(tmp_path / "soft"), "features": str(tmp_path / "lite1.pth"), "steps": 2,
+        "log_every": 1, "save_every": 1, "adversarial_after": 1,
+        "channel_multiplier": generator.config.channel_multiplier, "data": dataclasses.asdict(data),
+        "batch": {"portraits": 2, "members": 1, "unpaired": 2, "crops": 2},
+    }  # fmt: skip
+
+
+def test_a_run_ends_in_a_model_of_twice_the_size(recipe: dict[str, Any], tmp_path: Path) -> None:
+    train_sharpen(recipe, tmp_path / "run", progress=False)
+    model = load_model(tmp_path / "run" / "model")
+    assert model.generator is not None and model.inverter is not None
+    assert model.generator.config.size == 128
+    assert model.config.guidance.size == 64
+    assert model.generator.synthesis(model.inverter(torch.zeros(1, 3, 128, 128))).shape == (1, 3, 128, 128)
+    log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert "discriminator" not in log[0] and "crop_discriminator" in log[1]
+    assert (tmp_path / "run" / "faces_000002.png").is_file()
+
+
+def test_settings_that_do_not_fit_are_refused(recipe: dict[str, Any]) -> None:
+    for change, message in (
+        ({"stepz": 1}, "stepz"),
+        ({"steps": 0}, "steps: got 0"),
+        ({"batch": {"portraits": 2, "crops": 3}}, "batch.crops: got 3, more than portraits"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_settings(recipe | change)
+    del recipe["features"]
+    with pytest.raises(ValueError, match="features: missing"):
+        read_settings(recipe)
