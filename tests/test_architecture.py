@@ -22,7 +22,7 @@ FLOORS = [
     ["latent", "losses", "clustering", "metrics", "sampling"],
     ["inversion", "guidance", "speech", "prototypes", "generation", "checkpoint", "data", "download"],
     ["pipeline", "show", "bulk", "live", "replay", "plots", "evaluate", "convert", "cmpc2"]
-    + ["train", "train.encoder", "train.generator", "train.inverter", "build"],
+    + ["train", "train.encoder", "train.generator", "train.inverter", "train.sharpen", "build"],
     ["cli", "web", "__main__"],
 ]
 SIBLINGS = {  # who may import on its own floor, and from whom
@@ -42,6 +42,7 @@ SIBLINGS = {  # who may import on its own floor, and from whom
     "train.encoder": {"train.encoder", "train", "convert"},
     "train.generator": {"train.generator", "train", "convert"},
     "train.inverter": {"train"},
+    "train.sharpen": {"train.sharpen", "train.generator", "train", "convert"},
     "build": {"build", "pipeline", "train"},
     "evaluate": {"evaluate", "pipeline", "plots"},
     "plots": {"plots", "pipeline"},
