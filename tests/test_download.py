@@ -432,7 +432,7 @@ def test_a_page_without_gdown(server: Server, drive: PublicFile, tmp_path: Path,
     monkeypatch.setitem(sys.modules, "gdown", None)
     server.answers = [QUOTA]
     message = refused(drive, tmp_path)
-    assert "`pip install 'voicestyle[download]'`" in message and "By hand: open" in message
+    assert "pip install 'voicestyle[download]'" in message and "By hand: open" in message
 
 
 def test_a_folder_on_drive_is_listed(server: Server, drive: PublicFile, tmp_path: Path, monkeypatch) -> None:

@@ -326,6 +326,17 @@ def test_a_generator_is_near_its_own_pictures(vs: VoiceStyle, tmp_path) -> None:
     assert same.comparison.measures[0].value == pytest.approx(0, abs=1e-6)
 
 
+def test_pictures_that_were_trained_on_are_refused(vs: VoiceStyle, tmp_path) -> None:
+    for i, image in enumerate(samples(vs, 16, seed=1)):
+        to_pil(image)[0].save(tmp_path / f"{i:02d}.png")
+    items = [Item(f"{i}", "train", f"p{i}", frontal=tmp_path / f"{i:02d}.png") for i in range(3)]
+    Manifest(tuple(items)).write(tmp_path / "train.csv")
+    with pytest.raises(ValueError, match="LEAK: .*3 files are the same"):
+        evaluate_pictures(vs, tmp_path, num=16, trained_on=[tmp_path / "train.csv"])
+    marked = evaluate_pictures(vs, tmp_path, num=16, trained_on=[tmp_path / "train.csv"], allow_leaks=True)
+    assert "3 files are the same" in marked.to_markdown()
+
+
 def test_the_report_names_the_features(vs: VoiceStyle, folder: Path) -> None:
     report = evaluate_pictures(vs, folder, num=16)
     text = report.to_markdown()

@@ -116,9 +116,7 @@ def test_face_embeddings_do_not_depend_on_what_is_embedded_with_a_picture(tmp_pa
 
 def test_without_open_clip_there_is_no_clip(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(
-        ImportError, match=r"needs open_clip .*pip install open_clip_torch.*or use the similarity 'face'"
-    ):
+    with pytest.raises(ImportError, match=r"needs open_clip .*voicestyle\[clip\].*or use the similarity 'face'"):
         clip_embedder(torch.device("cpu"))
 
 

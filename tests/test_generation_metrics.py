@@ -155,6 +155,18 @@ def test_random_faces_score_chance(manifest: Manifest) -> None:
         assert score_of(report, "spread over faces", PART, faces=faces) > 0.5
 
 
+def test_people_that_were_trained_on_are_refused_or_marked(manifest: Manifest, tmp_path: Path) -> None:
+    trained = Manifest(tuple(dataclasses.replace(item, key=f"t{item.key}", split="train") for item in manifest))
+    trained.write(tmp_path / "train.csv")
+    with pytest.raises(ValueError, match="LEAK: 18 of 18 identities"):
+        evaluate_generation(Pipeline("constant"), manifest, trained_on=[tmp_path / "train.csv"])
+    marked = evaluate_generation(
+        Pipeline("constant"), manifest, num_faces=1, trained_on=[tmp_path / "train.csv"], allow_leaks=True
+    )
+    assert "LEAK: 18 of 18" in marked.to_markdown() and "LEAK" in marked.to_dict()["leak_check"]
+    assert "leak check: not made" in evaluate_generation(Pipeline("constant"), manifest, num_faces=1).to_markdown()
+
+
 def test_report_counts_trials_and_writes_itself(manifest: Manifest) -> None:
     report = evaluate_generation(Pipeline("random"), manifest, num_voices=16, seed=3, judge=judge, num_faces=2, steps=0)
     assert report.num_voices == 16 and report.settings == {"k": 3, "steps": 0, "seed": 3}
@@ -273,6 +285,14 @@ def test_recall_equals_the_loop(seed: int) -> None:
     expected = np.mean([mine == person for mine, person in zip(nearest, people, strict=True)])
     first = [r for r in recall(faces, real, people) if r.metric == "R@1"]
     assert len(names) == 1 or (first[0].score == pytest.approx(expected) and first[0].chance == 1 / len(names))
+
+
+def test_equal_embeddings_are_chance_whatever_rounding_makes_of_them() -> None:
+    """People with one, two and three pictures: the mean of equal vectors is not always equal to them."""
+    people = [f"p{i % 20}" for i in range(40)] + ["p0", "p1", "p2"]
+    emb = torch.randn(1, 1, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float64).expand(43, 1, 128)
+    for report in recall(Faces(emb), Faces(emb.flip(2)), people):
+        assert report.score == pytest.approx(report.chance, abs=1e-12)
 
 
 def test_one_gallery_picture_for_all_is_chance() -> None:

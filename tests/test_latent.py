@@ -284,3 +284,21 @@ def test_a_loss_that_is_not_finite_is_an_error(generator: Generator) -> None:
 def test_a_loss_of_another_shape_is_an_error(generator: Generator) -> None:
     with pytest.raises(ValueError, match="expected one a sample"):
         optimize_latent(generator, start(generator, 2), lambda image, w: image.mean(), num_steps=2, lr=0.1)
+
+
+def test_in_half_precision_nothing_worse_than_the_start_is_kept(generator: Generator) -> None:
+    """Where the way is flat, bfloat16 cannot tell losses apart: by float32 the start is often the best."""
+    w = generator.mapping(rand(24, 16, seed=3))
+    target = generator.synthesis(w)
+    far = w + 0.002 * rand(24, 16, seed=4)
+
+    def off_by_much(image: Tensor, w: Tensor) -> Tensor:
+        return 100 + distance_to(target)(image, w)
+
+    found = optimize_latent(
+        generator, far, off_by_much, num_steps=8, lr=0.02, latent_noise=0.0, dtype=torch.bfloat16
+    )  # fmt: skip
+    at_start = off_by_much(generator.synthesis(far), far)
+    at_end = off_by_much(generator.synthesis(found.w), found.w)
+    assert (at_end <= at_start).all()
+    torch.testing.assert_close(found.loss, at_end)

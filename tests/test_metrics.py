@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from voicestyle.metrics import (
     average_precision,
     bootstrap_interval,
+    bootstrap_weights,
     equal_error_rate,
     matching_accuracy,
     matching_correct,
@@ -20,7 +21,9 @@ from voicestyle.metrics import (
     rank,
     roc_auc,
     roc_intervals,
+    settled,
 )
+from voicestyle.seeds import mixed_seed
 
 scored = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=30).filter(
     lambda rows: len({label for _, label in rows}) == 2
@@ -205,7 +208,7 @@ def test_bootstrap_is_the_naive_one(statistic):
     rng = np.random.default_rng(3)
     people, values = rng.integers(7, size=40), rng.normal(size=40)
     names = sorted(set(people))
-    draws, found = np.random.default_rng(11), []
+    draws, found = np.random.default_rng(mixed_seed(11, "bootstrap")), []
     for _ in range(50):
         drawn = [names[i] for i in draws.integers(len(names), size=len(names))]
         found.append(
@@ -240,3 +243,47 @@ def test_bootstrap_covers():
         low, high = bootstrap_interval(values, np.arange(60), seed=seed, num_resamples=200)
         covered += low <= 0 <= high
     assert 33 <= covered <= 40
+
+
+def test_people_are_drawn_with_their_voices_and_their_faces():
+    """A face that looks like everybody pulls its own trial and those where it is the impostor; that cancels out."""
+    rng, truth, both, voices = np.random.default_rng(0), [], [], []
+    for repeat in range(120):
+        face, n = 2 * rng.normal(size=40), 40
+        probe = np.repeat(np.arange(n), 10)
+        other = (probe + rng.integers(1, n, size=len(probe))) % n
+        owners = np.stack([np.concatenate([np.arange(n), probe]), np.concatenate([np.arange(n), other])], 1)
+        labels = owners[:, 0] == owners[:, 1]
+        scores = face[owners[:, 1]] + 0.8 * labels + rng.normal(size=len(labels))
+        truth.append(roc_auc(scores, labels))
+        if repeat < 4:
+            both.append(np.diff(roc_intervals(scores, labels, owners, repeat)[0]) / 3.92)
+            voices.append(np.diff(roc_intervals(scores, labels, owners[:, 0], repeat)[0]) / 3.92)
+    assert np.mean(both) == pytest.approx(np.std(truth), rel=0.35)
+    assert np.mean(voices) > 1.5 * np.std(truth)
+
+
+def test_a_trial_of_several_people_counts_as_their_draws_to_first_order():
+    groups = np.array([["a", "b"], ["a", "a"], ["b", "c"]])
+    for weights, counts in zip(
+        bootstrap_weights(groups, 3, 20), bootstrap_weights(["a", "b", "c"], 3, 20), strict=True
+    ):
+        a, b, c = counts
+        assert weights.tolist() == [1 + (a - 1) + (b - 1), a, 1 + (b - 1) + (c - 1)]
+    with pytest.raises(ValueError, match="mean alone"):
+        bootstrap_interval([1.0, 2.0, 3.0], groups, 0, statistic=np.median)
+
+
+def test_the_bootstrap_is_no_replay_of_the_trials():
+    """Trials are drawn with the seed itself; resamples with the same numbers would be of the people drawn there."""
+    replay = np.random.default_rng(0).integers(6, size=6)
+    drawn = next(bootstrap_weights(np.arange(6), 0))
+    assert drawn.tolist() != np.bincount(replay, minlength=6).tolist()
+
+
+def test_what_rounding_makes_of_equal_embeddings_is_a_tie():
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=512)
+    voices, faces = np.tile(one / np.linalg.norm(one), (37, 1)), np.tile(one[::-1] / np.linalg.norm(one), (53, 1))
+    faces = faces * (1 + 1e-8 * rng.normal(size=faces.shape))  # as batches of other sizes round
+    assert len(np.unique(voices @ faces.T)) > 1 == len(np.unique(settled(voices @ faces.T)))

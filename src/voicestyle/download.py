@@ -23,6 +23,7 @@ from urllib.parse import quote
 from urllib.request import HTTPCookieProcessor, OpenerDirector, ProxyHandler, Request, build_opener
 
 from voicestyle import __version__
+from voicestyle.extras import needed
 
 DRIVE = "https://drive.google.com"
 DRIVE_FILE = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
@@ -366,7 +367,6 @@ def _confirmed(page: WebPage) -> str:
 
 def _gdown() -> ModuleType:
     try:
-        import gdown
+        return needed("gdown", "a folder of Google Drive, or a large file there,")
     except ImportError as error:
-        raise OSError("Google Drive wants gdown for this: `pip install 'voicestyle[download]'`") from error
-    return gdown
+        raise OSError(str(error)) from error

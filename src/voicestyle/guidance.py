@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from voicestyle.config import GuidanceConfig
 from voicestyle.latent import Callback, LatentResult, optimize_latent
+from voicestyle.seeds import mixed_rng
 
 # Ranges of the random views, each drawn uniformly from [-x, x]. Small: the view must stay a face in the canonical
 # frame, but what a single view can be tricked by (texture at one pixel grid) must not survive the mean.
@@ -64,7 +65,7 @@ class VoiceObjective:
         self.voice_emb = voice_emb.detach()
         self.w_init = w_init.detach()
         self.config = config
-        self.rng = torch.Generator().manual_seed(seed)
+        self.rng = mixed_rng(seed, "views")  # others than those of the latent noise
         self.w_std = w_std
         self.similarity = torch.zeros(len(w_init))  # (N,) of the pictures that were judged last, the mean over views
         self.age: Tensor | None = None

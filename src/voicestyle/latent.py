@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -111,7 +112,8 @@ def optimize_latent(
     (rosinality's stylegan2-pytorch).
 
     "Best" counts latents as they are, never with noise on them: the start, every step after the noise has faded (the
-    last quarter), and the end. The result is therefore never worse than the start.
+    last quarter), and the end. The result is therefore never worse than the start: in half precision, in which losses
+    of neighbors cannot be told apart, both are scored again in float32.
 
     Raises:
         ValueError: a loss is not finite, or has another shape than (N,).
@@ -122,6 +124,7 @@ def optimize_latent(
     optimizer = _Adam([w, *(noise or [])])
     run = _Run(generator, w, noise, rng, dtype, samples, until)
     best = _Best(w, noise, patience)
+    start = [*best.kept]
     judge = score or objective
     with torch.no_grad():
         best.update(run.loss(judge, run.render()))
@@ -144,8 +147,7 @@ def optimize_latent(
         final = run.loss(judge, run.render())
         best.update(final, force=keep == "last")
         if dtype != torch.float32:
-            precise = _Run(generator, best.w, best.noise, rng, torch.float32, until=until)
-            best.loss = precise.loss(judge, precise.render())
+            _score_precisely(best, start, partial(_Run, generator, rng=rng, dtype=torch.float32, until=until), judge, keep)
     _check_finite(torch.stack([*losses, final]))
     history = [
         {"step": step, "lr": lr * lr_ramp(step / num_steps), "loss": values}
@@ -162,6 +164,21 @@ def _check_finite(losses: Tensor) -> None:
         raise ValueError(
             f"loss of sample {bad} is not finite; check the pictures and weights, or lower the learning rate"
         )
+
+
+def _score_precisely(
+    best: _Best,
+    start: list[Tensor],  # latents, and noise maps
+    run_of: Callable[[Tensor, list[Tensor] | None], _Run],
+    judge: Objective,
+    keep: Literal["best", "last"],
+) -> None:
+    """Give what was found its loss in float32, and take the start back where that is better."""
+    runs = [run_of(w, noise or None) for w, *noise in (best.kept, start)]
+    best.loss, at_start = (run.loss(judge, run.render()) for run in runs)
+    if keep == "best":
+        best.now = tuple(start)
+        best.take(at_start < best.loss, at_start)
 
 
 def _initial_noise(generator: nn.Module, w: Tensor, rng: torch.Generator, samples: Samples) -> list[Tensor]:
@@ -280,6 +297,10 @@ class _Best:
             better &= self.waited < self.patience
         better |= force
         self.waited = torch.where(better, 0, self.waited + 1)
+        self.take(better, loss)
+
+    def take(self, better: Tensor, loss: Tensor) -> None:
+        """Keep the present latents of some samples (N,) with their losses (N,)."""
         self.loss = torch.where(better, loss.detach(), self.loss)
         for i, x in enumerate(self.now):
             self.kept[i] = torch.where(better.view(-1, *[1] * (x.ndim - 1)), x.detach(), self.kept[i])

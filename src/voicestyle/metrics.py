@@ -10,11 +10,20 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from voicestyle.seeds import mixed_seed
+
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
 
 NUM_RESAMPLES = 1000  # of a bootstrap
 LEVEL = 0.95  # coverage of an interval
+# of a cosine: embeddings come in float32, so what lies beyond is rounding, which would rank things that are alike
+DECIMALS = 6
+
+
+def settled(cosines: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Cosines without what rounding made of them: those of equal embeddings tie, whatever computed them."""
+    return np.round(cosines, DECIMALS)
 
 
 def _finite(values: ArrayLike, what: str, dtype: type | None = np.float64) -> Array:
@@ -80,14 +89,15 @@ def equal_error_rate(scores: ArrayLike, labels: ArrayLike) -> float:
 def roc_intervals(scores: ArrayLike, labels: ArrayLike, groups: ArrayLike, seed: int) -> tuple[Interval, Interval]:
     """What `bootstrap_interval` gives for `roc_auc` and for `equal_error_rate`, without sorting each resample.
 
-    Resamples that lack positives or negatives have neither score and are left out.
+    Resamples that lack positives or negatives have neither score and are left out. `groups` are the owners of voice
+    and face (T, 2): a face that scores high with everybody does so as an impostor too.
     """
     place, labels = _places(scores, labels)
     found = []
     for weights in bootstrap_weights(groups, seed):
         positives, negatives = _counts(place, labels, weights)
-        if positives.any() and negatives.any():
-            found.append((_auc(positives, negatives), _eer(positives, negatives)))
+        if positives.sum() > 0 and negatives.sum() > 0:
+            found.append(np.clip((_auc(positives, negatives), _eer(positives, negatives)), 0, 1))
     auc, eer = zip(*found, strict=True)
     return percentiles(auc), percentiles(eer)
 
@@ -212,16 +222,26 @@ def mean_average_precision(scores: ArrayLike, relevant: ArrayLike) -> float:
 
 
 def _draws(groups: ArrayLike, seed: int, num_resamples: int | None) -> tuple[NDArray[np.int64], Iterator[NDArray]]:
-    """The group of each trial (T,), by number, and the groups of each resample."""
-    _, place = np.unique(np.asarray(groups), return_inverse=True)
-    num_groups, rng = int(place.max()) + 1, np.random.default_rng(seed)
+    """The group of each trial, by number, in the shape of `groups`, and the groups of each resample."""
+    groups = np.asarray(groups)
+    place = np.unique(groups, return_inverse=True)[1].reshape(groups.shape)
+    num_groups, rng = int(place.max()) + 1, np.random.default_rng(mixed_seed(seed, "bootstrap"))
     return place, (rng.integers(num_groups, size=num_groups) for _ in range(num_resamples or NUM_RESAMPLES))
 
 
 def bootstrap_weights(groups: ArrayLike, seed: int, num_resamples: int | None = None) -> Iterator[NDArray[np.int64]]:
-    """How often each trial (T,) is drawn, resample after resample, when whole groups (identities) are drawn anew."""
+    """How much each trial (T,) counts, resample after resample, when whole groups (identities) are drawn anew.
+
+    A trial of one person (T,) counts as often as the person is drawn. One of several (T, P) counts one and, for each of
+    its different people, the number of draws less one: the product of their numbers to first order. The product itself
+    counts variance twice, and in a matching of ten it is nearly always zero. Such weights can be negative.
+    """
     place, draws = _draws(groups, seed, num_resamples)
-    return (np.bincount(drawn, minlength=len(drawn))[place] for drawn in draws)
+    if place.ndim == 1:
+        return (np.bincount(drawn, minlength=len(drawn))[place] for drawn in draws)
+    place = np.sort(place, axis=1)
+    is_new = np.diff(place, axis=1, prepend=-1) > 0
+    return (1 + ((np.bincount(drawn, minlength=len(drawn))[place] - 1) * is_new).sum(1) for drawn in draws)
 
 
 def bootstrap_interval(
@@ -237,7 +257,8 @@ def bootstrap_interval(
 
     Args:
         values: (T, ...) one row a trial
-        groups: (T,) whom the trial belongs to: trials of one identity are not independent
+        groups: (T,) whom the trial belongs to: trials of one identity are not independent. (T, P) all whom it is about,
+            for the mean alone; see `bootstrap_weights`
         seed: of the resampling
         statistic: of the rows of a resample
         num_resamples: default: NUM_RESAMPLES
@@ -246,6 +267,11 @@ def bootstrap_interval(
     values, groups = _finite(values, "values"), np.asarray(groups)
     if len(values) != len(groups):
         raise ValueError(f"bootstrap: got {len(values)} values and {len(groups)} groups, expected as many")
+    if groups.ndim == 2:
+        if statistic is not np.mean or values.ndim > 1:
+            raise ValueError("bootstrap: trials of several people have intervals of their mean alone")
+        weights = bootstrap_weights(groups, seed, num_resamples)
+        return percentiles([weight @ values / weight.sum() for weight in weights if weight.sum() > 0], level)
     if statistic is np.mean and values.ndim == 1:
         place, draws = _draws(groups, seed, num_resamples)
         sums, sizes = np.bincount(place, values), np.bincount(place)

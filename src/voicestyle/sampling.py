@@ -36,7 +36,8 @@ def undetermined(w: Tensor, emb: Tensor) -> Tensor:
     Their covariance is that of latents whose embedding is given.
     """
     x, y = (v.double() - v.double().mean(0) for v in (emb, w))
-    return (y - x @ torch.linalg.lstsq(x, y, driver="gelsd").solution).to(w)
+    # members may have less rank than columns: `lstsq` solves that on CPUs alone ("gelsd"; CUDA has "gels" only)
+    return (y - x @ (torch.linalg.pinv(x) @ y)).to(w)
 
 
 @torch.no_grad()

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from voicestyle.checkpoint import check_replaceable, load_model, save_model
 from voicestyle.config import GeneratorConfig, GuidanceConfig, VoiceStyleConfig
 from voicestyle.files import sha256_of
 from voicestyle.nn.stylegan2 import Generator
 from voicestyle.schema import convert
 from voicestyle.train.recipe import named, read_recipe, settings_of
+from voicestyle.train.run import read_own
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def assemble_model(recipe: Mapping[str, Any], out: str | Path) -> Path:
             raise FileNotFoundError(f"{path}: no such file; expected it of a {what}")
     encoder = load_model(settings.encoder)
     generator = Generator(_generator_config(run))
-    generator.load_state_dict(torch.load(run / "generator.pt", map_location="cpu", weights_only=True))
+    generator.load_state_dict(read_own(run / "generator.pt"))
     config = VoiceStyleConfig(
         settings.name, encoder.config.encoder, generator.config, settings.guidance, settings.license
     )

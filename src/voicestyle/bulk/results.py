@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from voicestyle.bulk.work import Row
+from voicestyle.extras import needed
 from voicestyle.files import written_whole
 from voicestyle.locks import hold, let_go
 
@@ -96,8 +97,7 @@ class Results:
         return True
 
     def _close_shard(self) -> None:
-        import pyarrow as pa
-        from pyarrow import parquet
+        pa, parquet = needed("pyarrow", "a table of results"), needed("pyarrow.parquet", "a table of results")
 
         vector = pa.list_(pa.float32())
         types = {"embedding": vector, "w": vector, "similarity": pa.float32(), "loss": pa.float32()}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from voicestyle.data.workers import spawned_pool
+from voicestyle.extras import needed
 
 UNKNOWN = 64  # workers that a cluster is taken to have that was there before: what is sent ahead
 RETRIES = 3  # of what a worker had when it was lost
@@ -52,10 +53,7 @@ def cluster(where: str) -> Workers:
         ImportError: no `distributed`
         ValueError: none of these
     """
-    try:
-        import distributed  # noqa: F401
-    except ImportError as error:
-        raise ImportError("a cluster needs Dask: pip install 'voicestyle[cluster]'") from error
+    needed("distributed", "a cluster")
     if where.startswith("local:") and where[6:].isdigit() and int(where[6:]):
         return Workers(lambda: _dask(_local, int(where[6:])), int(where[6:]))
     if where.endswith(".toml"):

@@ -23,12 +23,11 @@ from voicestyle.cli.replay import replay
 from voicestyle.cli.serve import serve
 from voicestyle.cli.threads import set_threads
 from voicestyle.cli.train import train
+from voicestyle.extras import how_to_get
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 STOPPED = 130  # status of a command that Ctrl-C has ended, as shells have it
 COMMANDS = (generate, sample, embed, retrieve, invert, prototypes, train, evaluate, plot, data, models, serve, replay)
-
-WEB_MODULES = ("fastapi", "uvicorn", "multipart", "python_multipart", "prometheus_client", "starlette", "pydantic")
 
 
 class _Commands(click.Group):
@@ -45,8 +44,7 @@ class _Commands(click.Group):
         except BrokenPipeError:  # the reader has gone; click ends quietly
             raise
         except ModuleNotFoundError as error:
-            extra = "web" if (error.name or "") in WEB_MODULES else "train"
-            raise click.ClickException(f"{error}; `pip install 'voicestyle[{extra}]'` brings it") from error
+            raise click.ClickException(f"{error}: {how_to_get(error.name or '')}") from error
         except (ValueError, OSError, ImportError) as error:
             raise click.ClickException(str(error)) from error
 

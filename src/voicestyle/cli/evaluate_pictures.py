@@ -10,7 +10,15 @@ import click
 
 from voicestyle.cli import results
 from voicestyle.cli.generate import load_perceptual, option_perceptual
-from voicestyle.cli.options import load, option_align, option_json, option_model, option_out, option_seed
+from voicestyle.cli.options import (
+    load,
+    option_align,
+    option_json,
+    option_model,
+    option_out,
+    option_seed,
+    option_trained_on,
+)
 
 if TYPE_CHECKING:
     from voicestyle.evaluate.inversion import StudySettings
@@ -38,6 +46,7 @@ def _refuse(name: str, error: Exception) -> None:
 @click.option("--features", type=click.Choice(["face", "inception"]), default="face", help="inception: FID and KID.")
 @click.option("--inception-weights", type=A_PATH, metavar="FILE", help="[default: where torch-fidelity keeps them]")
 @option_align
+@option_trained_on
 @option_seed
 @option_json
 @option_model

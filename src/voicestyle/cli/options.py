@@ -38,6 +38,19 @@ option_overrides = click.option(
 )
 
 
+def option_trained_on(function: Callable) -> Callable:
+    """Whom the model has learnt from."""
+    for option in (
+        click.option("--allow-leaks", is_flag=True, help="Mark a leak in the report instead."),
+        click.option(
+            "--trained-on", multiple=True, type=click.Path(path_type=Path), metavar="MANIFEST",
+            help="Refuse who is in its split train.",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
 def load(options: dict[str, Any]) -> VoiceStyle:
     """The model that `option_model` asks for; its options are taken out of `options`, and the others stay."""
     import torch

@@ -6,12 +6,15 @@ import argparse
 import pickle
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 AGAIN = "download the file again"
+OLDEST_TORCH = (2, 10)  # older ones run code or corrupt memory by `weights_only=True` (CVE-2026-24747, CVE-2025-32434)
+EXPANSION = 2  # times the file, and a MiB: what its tensors may take; torch.save does not compress
 
 
 def read_torch_file(path: str | Path) -> Any:
@@ -19,22 +22,77 @@ def read_torch_file(path: str | Path) -> Any:
 
     Raises:
         FileNotFoundError: no such file
-        ValueError: an HTML page (a download quota), text, a truncated file, or one that holds other classes
+        ValueError: an HTML page (a download quota), text, a truncated file, one that holds other classes, or one whose
+            tensors are much larger than itself (`EXPANSION`)
+        ImportError: a PyTorch that reads such files unsafely
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
-    if problem := _look(path):
+    if problem := _look(path) or _expands(path):
         raise ValueError(f"{path}: {problem}")
+    _check_torch()
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old pickle protocols and storages, which say nothing of the file's use
-            return torch.load(path, map_location="cpu", weights_only=True)
+            held = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path}: {_refusal(str(error))}") from None  # torch's own advice is to load it unsafely
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except Exception as error:  # a damaged file raises nearly anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: truncated, or not a PyTorch checkpoint ({reason}); {AGAIN}") from None
+    if (declared := _num_bytes(held)) > (limit := _limit(path)):
+        raise ValueError(f"{path}: {_too_large(declared, limit)}")
+    return held
+
+
+def _check_torch() -> None:
+    version = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))
+    if version < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise ImportError(
+            f"PyTorch {torch.__version__} can run code that a file of weights hides (CVE-2026-24747); to read foreign "
+            f"files, pip install 'torch>={oldest}'"
+        )
+
+
+def _limit(path: Path) -> int:
+    return EXPANSION * path.stat().st_size + (1 << 20)
+
+
+def _too_large(got: int, limit: int) -> str:
+    return f"expands to {got:,} bytes, expected at most {limit:,} of a file of its size; do not trust it"
+
+
+def _expands(path: Path) -> str | None:
+    """What is wrong with a file that is packed much smaller than what it holds, before it is unpacked."""
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        with zipfile.ZipFile(path) as packed:
+            held = sum(part.file_size for part in packed.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return None  # torch says what is wrong
+    return _too_large(held, limit) if held > (limit := _limit(path)) else None
+
+
+def _num_bytes(held: Any) -> int:
+    """What all tensors in plain containers would take if each had memory of its own; shared ones count once."""
+    total, waiting, seen = 0, [held], set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            total += value.numel() * value.element_size()
+        elif isinstance(value, dict):
+            waiting += [*value.values()]
+        elif isinstance(value, (list, tuple, set)):
+            waiting += [*value]
+        elif isinstance(value, argparse.Namespace):
+            waiting += [*vars(value).values()]
+    return total
 
 
 def _look(path: Path) -> str | None:

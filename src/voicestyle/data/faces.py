@@ -23,6 +23,7 @@ from voicestyle.data.journal import work_through
 from voicestyle.data.manifest import EDGES
 from voicestyle.data.tables import write_table
 from voicestyle.files import named, sha256_of, written_whole
+from voicestyle.extras import how_to_get
 from voicestyle.image import open_image
 
 PREDICTOR = "shape_predictor_68_face_landmarks.dat"
@@ -74,7 +75,7 @@ def prepare_faces(
     sources = sorted({path for folder in folders for path in _pictures(Path(folder))})
     predictor = _predictor_file(landmarks) if settings.frame == "ffhq" else None
     if importlib.util.find_spec("dlib") is None:
-        raise ImportError("finding faces needs dlib: pip install dlib-bin")
+        raise ImportError(f"finding faces needs dlib: {how_to_get('dlib')}")
     (out / "images").mkdir(parents=True, exist_ok=True)
     start(len(sources))
     work = partial(cut_face, folder=out / "images", settings=settings, predictor=predictor)
@@ -191,7 +192,7 @@ def _predictor_file(path: str | Path | None) -> Path:
         spec = importlib.util.find_spec("face_recognition_models")  # not imported: it needs an old setuptools
         if spec is None or not spec.submodule_search_locations:
             raise ImportError(
-                "the frame of FFHQ needs landmarks: pip install face-recognition-models, or name dlib's file "
+                f"the frame of FFHQ needs landmarks: {how_to_get('face_recognition_models')}, or name dlib's file "
                 f"{PREDICTOR}, or take the canonical frame"
             )
         path = Path(spec.submodule_search_locations[0], "models", PREDICTOR)

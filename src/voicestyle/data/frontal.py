@@ -18,6 +18,7 @@ from torch import Tensor
 
 from voicestyle.data.folders import PICTURES, files_in, named_folder
 from voicestyle.data.voxceleb import FACE_SCALE
+from voicestyle.extras import needed
 from voicestyle.image import crop_resize, load_image, open_image
 
 Embed = Callable[[Sequence[Path]], Tensor]  # files -> (N,D)
@@ -109,12 +110,7 @@ def clip_embedder(device: torch.device) -> Embed:
         ImportError: open_clip is not installed
         FileNotFoundError: its weights are not on this machine
     """
-    try:
-        import open_clip
-    except ImportError as error:
-        raise ImportError(
-            f"similarity by CLIP needs open_clip ({error}); `pip install open_clip_torch`, or use the similarity 'face'"
-        ) from None
+    open_clip = needed("open_clip", "similarity by CLIP", "or use the similarity 'face'")
     weights = clip_weights()
     model, _, preprocess = open_clip.create_model_and_transforms(CLIP, pretrained=str(weights), device=device)
     model.eval()

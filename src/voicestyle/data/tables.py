@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from voicestyle.extras import needed
 from voicestyle.files import written_whole
 
 NUMBERS = {"age": "float64", "face_box": "list<float64>"}  # columns that are no text in Parquet
@@ -95,9 +96,5 @@ def _read_parquet(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError("tables in Parquet need pyarrow: pip install 'voicestyle[parquet]'; or use .csv") from error
-    return pyarrow, pyarrow.parquet
+    parquet = needed("pyarrow.parquet", "a table in Parquet", "or use .csv")
+    return needed("pyarrow", "a table in Parquet"), parquet

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from voicestyle.seeds import mixed_seed
+
 Array = NDArray[np.float64]
 
 NEIGHBORS = 3  # k of precision and recall (Kynkaanniemi et al., NeurIPS 2019, section 3)
@@ -55,7 +57,7 @@ def kernel_distance(
         raise ValueError(f"{num_subsets} subsets of {size}: expected 1 or more of 2 or more pictures")
     if size == len(real) == len(generated):
         return _squared_mmd(real, generated), 0.0
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(mixed_seed(seed, "subsets"))
     found = [
         _squared_mmd(*(x[rng.choice(len(x), size, replace=False)] for x in (real, generated)))
         for _ in range(num_subsets)
@@ -115,7 +117,7 @@ def compare(real: ArrayLike, generated: ArrayLike, *, seed: int = 0, num_draws: 
     """
     real, generated = _checked(real, generated, 2 * (NEIGHBORS + 1))
     half = min(len(real), len(generated)) // 2
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(mixed_seed(seed, "halves"))
     halves, floors = [], []
     for draw in range(num_draws):
         mine, others = np.split(rng.permutation(len(real))[: 2 * half], 2)

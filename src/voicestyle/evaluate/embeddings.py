@@ -24,6 +24,7 @@ from voicestyle.data.manifest import Item
 from voicestyle.data.pictures import wild_picture
 from voicestyle.files import named
 from voicestyle.image import load_image
+from voicestyle.metrics import settled
 from voicestyle.schema import to_dict
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Embeddings:
         """(T,) similarities of pairs. Pairs of the same two vectors give the same number, to the last bit."""
         first, second = unit(self.emb.astype(np.float64)), unit(other.emb.astype(np.float64))
         parts = np.array_split(np.arange(len(rows)), len(rows) // 4096 + 1)
-        return np.concatenate([np.einsum("td,td->t", first[rows[i]], second[other_rows[i]]) for i in parts])
+        return settled(np.concatenate([np.einsum("td,td->t", first[rows[i]], second[other_rows[i]]) for i in parts]))
 
 
 def unit(emb: NDArray[np.floating]) -> NDArray[np.floating]:

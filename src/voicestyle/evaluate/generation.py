@@ -20,11 +20,13 @@ from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.pictures import canonical_picture
 from voicestyle.evaluate.judge import Judgment
 from voicestyle.evaluate.matching import matching
+from voicestyle.evaluate.protocol import NOT_MADE, check_leaks
 from voicestyle.evaluate.report import Report
 from voicestyle.files import kept
-from voicestyle.metrics import bootstrap_interval
+from voicestyle.metrics import bootstrap_interval, settled
 from voicestyle.sampling import random_latents
 from voicestyle.schema import to_dict
+from voicestyle.seeds import mixed_seed
 
 if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle
@@ -44,6 +46,7 @@ class GenerationReport:
     num_faces: int  # a voice
     settings: dict[str, Any]  # of `generate`: k, steps, seed
     rows: dict[str, list[Report]]  # whose faces -> scores
+    leak_check: str = NOT_MADE
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values."""
@@ -54,6 +57,7 @@ class GenerationReport:
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         lines = [
             f"{self.model}, split {self.split}: {self.num_voices} voices, {self.num_faces} faces each; {settings}", "",
+            f"{self.leak_check}", "",
             "| faces | task | within | metric | score | 95 % interval | chance | trials | identities |",
             "|---|---|---|---|---|---|---|---|---|",
         ]  # fmt: skip
@@ -87,18 +91,21 @@ def evaluate_generation(
     steps: int | None = None,
     cache: str | Path | None = None,  # folder of latents: an evaluation that was stopped goes on from there
     face_features: Callable[[Tensor], Tensor] | None = None,  # (N,3,H,W) -> (N,D); default: `identity_features`
+    trained_on: Iterable[str | Path] = (),  # training manifests: nobody in their split "train" may be tested
+    allow_leaks: bool = False,  # mark a leak instead of refusing
     progress: Callable[[int], object] | None = None,  # called with the number of voices done
 ) -> GenerationReport:
     """Scores of the faces that a model makes for the voices of a split; see `scores`.
 
     Items need a voice and a picture: the frontal one, or else the face, which is aligned (with dlib where it has no
-    box). The default `face_features` are those of the network that guides, below its bridge; the judge has no part in
-    the generation.
+    box). The judge has no part in the generation. The default `face_features`, by which style, R@K and spread are
+    measured, are those of the network that guides, below its bridge: they share that network with the generation.
 
     Raises:
-        ValueError: no such items in the split, or a clip that cannot be used
+        ValueError: no such items in the split, a clip that cannot be used, or a leak
     """
     items = _draw(manifest.split(split), num_voices, seed)
+    leaks = check_leaks(items, trained_on, allow_leaks)
     settings = {"k": k, "steps": steps, "seed": seed, "num_faces": num_faces}
     latents = []
     for item in items:
@@ -118,7 +125,7 @@ def evaluate_generation(
     rows[REAL] = sex_agreement(real, people, genders, seed)  # what the judge itself gets wrong
     guidance = vs.config.guidance
     settings = {"k": k or guidance.k, "steps": guidance.steps if steps is None else steps, "seed": seed}
-    return GenerationReport(vs.config.name, split, len(items), num_faces, settings, rows)
+    return GenerationReport(vs.config.name, split, len(items), num_faces, settings, rows, leaks)
 
 
 def scores(faces: Faces, real: Faces, identities: Sequence[str], genders: Sequence[str], seed: int = 0) -> list[Report]:
@@ -179,7 +186,7 @@ def recall(faces: Faces, real: Faces, identities: Sequence[str], seed: int = 0) 
     people, row = np.unique(np.asarray(identities), return_inverse=True)
     pictures = _unit(real)[:, 0]
     gallery = np.stack([pictures[row == i].mean(0) for i in range(len(people))])
-    score = _unit(faces)[:, 0] @ (gallery / np.linalg.norm(gallery, axis=1, keepdims=True)).T
+    score = settled(_unit(faces)[:, 0] @ (gallery / np.linalg.norm(gallery, axis=1, keepdims=True)).T)
     own = score[np.arange(len(row)), row][:, None]
     above, tied = (score > own).sum(1), (score == own).sum(1)
     made = []
@@ -252,7 +259,7 @@ def _draw(manifest: Manifest, num_voices: int | None, seed: int) -> list[Item]:
         )
     if num_voices is None or num_voices >= len(items):
         return items
-    drawn = np.random.default_rng(seed).choice(len(items), num_voices, replace=False)
+    drawn = np.random.default_rng(mixed_seed(seed, "voices")).choice(len(items), num_voices, replace=False)
     return [items[i] for i in sorted(drawn)]
 
 

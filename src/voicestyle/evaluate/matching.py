@@ -49,7 +49,7 @@ def matching(
     sides = [Embeddings(emb.detach().double().cpu().numpy(), {}) for emb in (voice_emb, face_emb)]
     probe, gallery = sides if direction == "v2f" else sides[::-1]
     similarities = _similarities(probe, gallery, trials.probe, np.column_stack([trials.positive, trials.negatives]))
-    people = np.asarray(identities)[trials.probe]
+    people = np.asarray(identities)[np.column_stack([trials.probe, trials.negatives])]
     return _report(similarities, people, seed, direction, stratum, num_unlabeled=trials.num_unlabeled)
 
 
@@ -73,7 +73,7 @@ def score_matching(trial_list: MatchingList, voices: Embeddings, faces: Embeddin
     usable = (rows >= 0).all(1)
     if not usable.any():
         raise ValueError(f"{trial_list.file}: none of {len(rows)} trials is left, for lack of usable items")
-    people = np.array([trial_list.people[trial[0]] for trial in trial_list.trials])[usable]
+    people = np.array([[trial_list.people[name] for name in trial] for trial in trial_list.trials])[usable]
     rows = rows[usable]
     similarities = _similarities(probe, gallery, rows[:, 0], rows[:, 1:])
     report = _report(
@@ -94,7 +94,7 @@ def _similarities(
 
 def _report(
     similarities: NDArray[np.float64],
-    people: NDArray,
+    people: NDArray,  # (T, P) of the probe, and of the candidates
     seed: int,
     direction: Direction,
     stratum: str,
@@ -105,5 +105,5 @@ def _report(
         task=f"matching 1:{similarities.shape[1]}, {TASKS[direction]}", stratum=stratum, metric="accuracy",
         score=float(correct.mean()), chance=1 / similarities.shape[1],
         interval=bootstrap_interval(correct, people, seed),
-        num_trials=len(correct), num_identities=len(set(people.tolist())), seed=seed, **about,
+        num_trials=len(correct), num_identities=len(set(people[:, 0].tolist())), seed=seed, **about,
     )  # fmt: skip

@@ -18,9 +18,12 @@ from voicestyle.data.folders import PICTURES, files_in
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.pictures import canonical_picture
 from voicestyle.evaluate.distances import Comparison, compare
+from voicestyle.evaluate.protocol import NOT_MADE, check_leaks
+from voicestyle.extras import needed
 from voicestyle.files import sha256_of
 from voicestyle.image import from_pil, open_image, to_pil
 from voicestyle.sampling import random_latents
+from voicestyle.seeds import mixed_seed
 
 if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle
@@ -47,6 +50,7 @@ class PicturesReport:
     size: int  # pixels of both sides
     comparison: Comparison
     left_out: dict[str, str]  # real pictures that could not be used, and why
+    leak_check: str = NOT_MADE
 
     def name(self, measure: str) -> str:
         """What a measure on these features is called."""
@@ -62,6 +66,7 @@ class PicturesReport:
         lines = [
             f"- generated: {self.generated}, {c.num_generated:,} pictures",
             f"- real: {self.real}, {c.num_real:,} pictures, {len(self.left_out)} left out",
+            f"- {self.leak_check}",
             f"- features: {self.features}, {c.num_features} dimensions; pictures of {self.size} px; seed {c.seed}",
             *(f"- warning: {warning}" for warning in c.warnings),
             "",
@@ -86,6 +91,8 @@ def evaluate_pictures(
     align: bool = False,  # real pictures are photographs: cut out the face first
     features: Features | None = None,  # e.g. of `inception_features`; default: the encoder's face backbone
     seed: int = 0,  # of the samples and of all draws
+    trained_on: Iterable[str | Path] = (),  # training manifests: nobody in their split "train" may be tested
+    allow_leaks: bool = False,  # mark a leak instead of refusing
     refuse: Refuse = lambda name, error: None,
     progress: Callable[[int], object] = lambda num_pictures: None,
 ) -> PicturesReport:
@@ -97,7 +104,7 @@ def evaluate_pictures(
 
     Raises:
         FileNotFoundError: no such folder or manifest
-        ValueError: too few pictures, or generated ones that cannot be used
+        ValueError: too few pictures, generated ones that cannot be used, or a leak
     """
     left_out: dict[str, str] = {}
 
@@ -106,6 +113,7 @@ def evaluate_pictures(
         refuse(name, error)
 
     items = picture_items(real, split, num_real, seed, photographs=align)
+    leaks = check_leaks(items, trained_on, allow_leaks)
     if generated is None:
         made, size = samples(vs, num, truncation_psi, seed), vs.generator.config.size
         told = f"{vs.config.name}, psi {truncation_psi:g}"
@@ -120,6 +128,7 @@ def evaluate_pictures(
         model=vs.config.name, real=f"{real}" + (f", split {split}" if Path(real).is_file() else ""), generated=told,
         features="Inception v3 of FID" if features else f"{vs.config.encoder.identity_backbone} of {vs.config.name}",
         is_inception=features is not None, size=size, comparison=compare(*tables, seed=seed), left_out=left_out,
+        leak_check=leaks,
     )  # fmt: skip
 
 
@@ -161,7 +170,8 @@ def picture_items(
         raise ValueError(f"{source}: no pictures in it")
     if num is None or num >= len(items):
         return items
-    return [items[i] for i in sorted(np.random.default_rng(seed).choice(len(items), num, replace=False))]
+    rng = np.random.default_rng(mixed_seed(seed, "pictures"))
+    return [items[i] for i in sorted(rng.choice(len(items), num, replace=False))]
 
 
 def face_picture(item: Item, size: int) -> Tensor:
@@ -215,13 +225,8 @@ def inception_features(weights: str | Path | None = None, device: torch.device |
         FileNotFoundError: no such file
         ValueError: another file, whose distances would be no FID
     """
-    try:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except ImportError as error:
-        raise ImportError(
-            f"FID and KID need torch-fidelity ({error}): pip install 'voicestyle[fid]'; or take the face embeddings "
-            "(--features face), whose distances are others"
-        ) from None
+    instead = "or take the face embeddings (--features face), whose distances are others"
+    extractor = needed("torch_fidelity.feature_extractor_inceptionv3", "FID and KID", instead)
     path = Path(weights) if weights else Path(torch.hub.get_dir(), "checkpoints", INCEPTION_FILE)
     if not path.is_file():
         raise FileNotFoundError(
@@ -234,7 +239,7 @@ def inception_features(weights: str | Path | None = None, device: torch.device |
             f"{path}: sha256 {found[:8]}..., expected {INCEPTION_SHA256[:8]}...: other weights, or a damaged file, "
             f"would not give FID; get {INCEPTION_FILE} again"
         )
-    network = FeatureExtractorInceptionV3(
+    network = extractor.FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
     ).to(device)  # fmt: skip
 

@@ -166,21 +166,32 @@ def leak_check(protocol: Protocol, trained_on: Iterable[str | Path], allow: bool
     Raises:
         ValueError: a leak, and `allow` is false
     """
+    return check_leaks(protocol.items, trained_on, allow, files=protocol.check_files)
+
+
+def check_leaks(
+    tested: Sequence[Item], trained_on: Iterable[str | Path], allow: bool = False, *, files: bool = True
+) -> str:
+    """What `leak_check` says of the items that are tested; `files`: their bytes are compared too.
+
+    Raises:
+        ValueError: a leak, and `allow` is false
+    """
     paths = list(trained_on)
     if not paths:
         return NOT_MADE
     trained = [item for path in paths for item in Manifest.read(path).split("train")]
-    leaks = find_leaks(trained, protocol.items, files=protocol.check_files)
-    people = People([*trained, *protocol.items])  # a person of the lists is one item by ID and others by ID and name
-    tested = {people.person(item.identity) for item in protocol.items}
+    leaks = find_leaks(trained, tested, files=files)
+    people = People([*trained, *tested])  # a person of the lists is one item by ID and others by ID and name
+    num_people = len({people.person(item.identity) for item in tested})
     shared = {people.person(identity): identity for identity in leaks.identities}
     where = ", ".join(str(path) for path in paths)
     videos = (
         f"; {len(leaks.videos)} videos of other people are in both" if leaks.videos and not leaks.identities else ""
     )
     if not leaks.identities and not leaks.files:
-        return f"leak check: none of {len(tested)} identities were trained on ({where}){videos}"
-    text = f"LEAK: {len(shared)} of {len(tested)} identities were trained on ({where})"
+        return f"leak check: none of {num_people} identities were trained on ({where}){videos}"
+    text = f"LEAK: {len(shared)} of {num_people} identities were trained on ({where})"
     text += f"; {len(leaks.files)} files are the same" if leaks.files else ""
     if not allow:
         raise ValueError(

@@ -12,7 +12,15 @@ from voicestyle.evaluate.embeddings import Embeddings, unit
 from voicestyle.evaluate.lists import STRATA, Direction, RetrievalList, source
 from voicestyle.evaluate.matching import TASKS
 from voicestyle.evaluate.report import Report, Scored
-from voicestyle.metrics import Ranking, bootstrap_interval, bootstrap_weights, median_ranks, percentiles, rank
+from voicestyle.metrics import (
+    Ranking,
+    bootstrap_interval,
+    bootstrap_weights,
+    median_ranks,
+    percentiles,
+    rank,
+    settled,
+)
 
 RANKS = (1, 5, 10)  # K of R@K
 BLOCK = 256  # queries whose similarities are in memory together: 20 MB with a gallery of 20,000
@@ -76,7 +84,7 @@ def rank_all(
         distinct, columns = gallery, slice(None)
     query, distinct = unit(query), unit(distinct)
     parts = [
-        rank((query[start : start + block] @ distinct.T)[:, columns], relevant[start : start + block])
+        rank(settled(query[start : start + block] @ distinct.T)[:, columns], relevant[start : start + block])
         for start in range(0, len(query), block)
     ]
     fields = ("average_precision", "above", "tied", "hits")
@@ -99,7 +107,10 @@ def _reports(
     seed: int,
     about: dict[str, Any],
 ) -> tuple[Report, ...]:
-    """All scores of one direction; chance is what equal similarities give."""
+    """All scores of one direction; chance is what equal similarities give.
+
+    Intervals are over the people who ask: with others in the gallery all would have to be ranked again.
+    """
     counts, which = np.unique(num_relevant, return_inverse=True)
     equal = rank(np.zeros((len(counts), num_candidates)), [np.arange(count) for count in counts])
     means = [("mAP", ranking.average_precision, equal.average_precision)]

@@ -33,7 +33,7 @@ def score_verification(trial_list: VerificationList, voices: Embeddings, faces: 
             f"{len(usable)}, at least one of each needed"
         )
     similarities = voices.cosines(rows, faces, columns)
-    people = np.array([trial_list.people[voice] for voice in names[0]])[usable]
+    people = np.array([[trial_list.people[name] for name in pair] for pair in zip(*names[:2], strict=True)])[usable]
     reports = score_pairs(
         similarities, labels, people, seed, STRATA[trial_list.stratum],
         trials=source(trial_list), num_left_out=int((~usable).sum()), num_unlabeled=trial_list.num_unlabeled,
@@ -45,16 +45,17 @@ def score_verification(trial_list: VerificationList, voices: Embeddings, faces: 
 def score_pairs(
     similarities: ArrayLike, labels: NDArray[np.bool_], people: NDArray, seed: int, stratum: str, **about: int | str
 ) -> list[Report]:
-    """AUC and equal error rate of pairs (T,), labeled true where one person; `people` (T,) own the voices.
+    """AUC and equal error rate of pairs (T,), labeled true where one person; `people` (T, 2) own voice and face.
 
-    The intervals are over the people who own the voices; `about` is further fields of the reports.
+    The intervals are over people, on both sides; `about` is further fields of the reports.
     """
     auc, eer = roc_intervals(similarities, labels, people, seed)
     scores = (("AUC", roc_auc, auc), ("EER", equal_error_rate, eer))
     return [
         Report(
             task="verification", stratum=stratum, metric=metric, score=score(similarities, labels), chance=0.5,
-            interval=interval, num_trials=len(labels), num_identities=len(set(people.tolist())), seed=seed, **about,
+            interval=interval, num_trials=len(labels), num_identities=len(set(people[:, 0].tolist())),
+            seed=seed, **about,
         )
         for metric, score, interval in scores
     ]  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voicestyle import __version__
+from voicestyle.extras import needed
 from voicestyle.files import written_whole
 
 if TYPE_CHECKING:
@@ -49,11 +50,8 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 def new_figure(title: str, size: tuple[float, float] = (6.4, 4.8), num_panels: int = 1) -> tuple[Figure, list[Axes]]:
     """An empty figure (size in inches) on an Agg canvas, with panels one above the other."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib and scikit-learn: pip install 'voicestyle[plot]'") from error
+    FigureCanvasAgg = needed("matplotlib.backends.backend_agg", "a plot").FigureCanvasAgg
+    Figure = needed("matplotlib.figure", "a plot").Figure
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # inches
     FigureCanvasAgg(figure)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import pickle
 import platform
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import BaseFileLock
 
+from voicestyle import __version__
+from voicestyle.extras import needed
 from voicestyle.files import is_unfinished, written_whole
 from voicestyle.locks import hold, let_go
 from voicestyle.train.content import contents
@@ -187,12 +189,23 @@ def _is_same(folder: Path, held: Mapping[str, Any], asked: Mapping[str, Any]) ->
     return all(name in there and there[name] == began_with.get(name) for name in names)
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def read_own(path: Path) -> Any:
+    """What a training has left in a file, on the CPU.
+
+    Raises:
+        ValueError: damaged, or of something else
+    """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # whose text advises to load it unsafely
+        raise ValueError(f"{path}: damaged, or not left by a training; {AGAIN}") from None
     except Exception as error:  # unpickling raises nearly anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: damaged ({reason}); {AGAIN}") from None
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    state = read_own(path)
     if not isinstance(state, dict) or type(state.get("step")) is not int:
         raise ValueError(f"{path}: not the state of a run, a count of steps is missing; {AGAIN}")
     return state
@@ -233,22 +246,14 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _summary_writer() -> type[SummaryWriter]:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ImportError(
-            "tensorboard = true: the package tensorboard is not installed; pip install 'voicestyle[log]', or set it to "
-            "false"
-        ) from error
+    needed("tensorboard", "tensorboard = true", "or set it to false")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter
 
 
 def _provenance(recipe: Mapping[str, Any], world: World) -> dict[str, Any]:
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    try:
-        versions["voicestyle"] = version("voicestyle")
-    except PackageNotFoundError:
-        versions["voicestyle"] = "not installed"
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "voicestyle": __version__}
     return {
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
         "versions": versions,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from voicestyle.data.manifest import Item
-from voicestyle.metrics import roc_auc
+from voicestyle.metrics import roc_auc, settled
 from voicestyle.schema import SettingError
 from voicestyle.train.encoder.views import Views, average_windows
 
@@ -72,7 +72,7 @@ def association_auc(voice_emb: Tensor, face_emb: Tensor, items: Sequence[Item]) 
 
     ``any`` impostor, and those of the ``same gender`` where genders are known. Other clips of one person are left out.
     """
-    scores = voice_emb.double() @ face_emb.double().T
+    scores = settled((voice_emb.double() @ face_emb.double().T).numpy())
     identities = np.array([item.identity for item in items])
     genders = np.array([item.gender for item in items])
     own = np.eye(len(items), dtype=bool)
@@ -82,7 +82,7 @@ def association_auc(voice_emb: Tensor, face_emb: Tensor, items: Sequence[Item]) 
     for name, used in (("any", own | impostor), ("same gender", known & (own | impostor))):
         labels = own[used]
         if labels.any() and not labels.all():
-            found[name] = roc_auc(scores.numpy()[used], labels)
+            found[name] = roc_auc(scores[used], labels)
     return found
 
 

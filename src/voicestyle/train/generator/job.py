@@ -30,7 +30,7 @@ from voicestyle.train.generator.settings import GeneratorRecipe, IdentityConfig,
 from voicestyle.train.generator.trainer import GeneratorTrainer
 from voicestyle.train.pictures import PictureFile, PictureStream, list_pictures
 from voicestyle.train.recipe import named
-from voicestyle.train.run import Run
+from voicestyle.train.run import Run, read_own
 
 GRID_COLUMNS = 10
 
@@ -96,7 +96,7 @@ def _make_trainer(settings: GeneratorRecipe, files: list[PictureFile], world: Wo
         path = Path(settings.start) / "state" / "last.pt"
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no saved state to start from; train that run first")
-        start = torch.load(path, map_location="cpu", weights_only=True)
+        start = read_own(path)
     judge = _judge(settings.identity, world.device) if settings.identity else None
     faces, stream = load_faces(settings, world), None
     if faces is None:
