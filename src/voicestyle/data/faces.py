@@ -22,8 +22,8 @@ from voicestyle.data.folders import PICTURES, files_in
 from voicestyle.data.journal import work_through
 from voicestyle.data.manifest import EDGES
 from voicestyle.data.tables import write_table
-from voicestyle.files import named, sha256_of, written_whole
 from voicestyle.extras import how_to_get
+from voicestyle.files import named, sha256_of, written_whole
 from voicestyle.image import open_image
 
 PREDICTOR = "shape_predictor_68_face_landmarks.dat"
