@@ -147,7 +147,9 @@ def optimize_latent(
         final = run.loss(judge, run.render())
         best.update(final, force=keep == "last")
         if dtype != torch.float32:
-            _score_precisely(best, start, partial(_Run, generator, rng=rng, dtype=torch.float32, until=until), judge, keep)
+            _score_precisely(
+                best, start, partial(_Run, generator, rng=rng, dtype=torch.float32, until=until), judge, keep
+            )
     _check_finite(torch.stack([*losses, final]))
     history = [
         {"step": step, "lr": lr * lr_ramp(step / num_steps), "loss": values}
