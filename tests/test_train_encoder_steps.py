@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 
 from fill import inp
-from parity import EXACT
 from test_train_encoder import RESNET_READERS, frozen_recipe, recipe, toy, weights  # noqa: F401, the fixture
 from voicestyle.clustering import kmeans
 from voicestyle.data.manifest import Manifest
@@ -128,41 +127,6 @@ def test_worker_processes_change_nothing(toy, tmp_path):
 
 
 # -------------------------------------------------------------------------------------------------------------- steps
-
-
-def test_micro_batches_have_the_gradient_of_the_whole_batch(float64, frozen):
-    frozen["encoder"]["bridge_dropout"] = 0.0
-    frozen["objective"]["cluster_after"] = 1
-    found = []
-    for size in (0, 4):
-        trainer, settings, views = make_trainer(merged(frozen, schedule={"micro_batch": size, "steps": 4, "lr": 0.01}))
-        losses = [trainer.train_step(batch)["loss"].item() for batch in batches(views, settings, World())]
-        found.append((losses, weights(trainer.averaged())))
-    assert found[0][0] == pytest.approx(found[1][0], rel=EXACT)
-    torch.testing.assert_close(found[0][1], found[1][1], rtol=EXACT, atol=EXACT)
-
-
-def test_both_passes_of_a_micro_batch_drop_the_same_units(frozen):
-    trainer, settings, views = make_trainer(merged(frozen, schedule={"micro_batch": 4}))
-    assert settings.encoder.bridge_dropout == 0.5
-    batch = next(batches(views, settings, World()))
-    with trainer._seeded():
-        first, held = trainer._embed(batch)
-    with trainer._seeded():
-        again = torch.cat([trainer._embed_chunk(batch, number) for number in range(2)])
-    assert held is None and torch.equal(first, again) and again.requires_grad and not first.requires_grad
-
-
-def test_a_batch_that_is_seen_twice_counts_once_in_the_statistics(toy):
-    trainer, settings, views = make_trainer(merged(recipe(toy), schedule={"micro_batch": 3}))
-    norm = trainer.towers[1][0].bn1
-    trainer.train_step(next(batches(views, settings, World())))
-    assert norm.num_batches_tracked == 2 and norm.momentum == 0.1  # two halves
-    with torch.no_grad():
-        before = norm.running_mean.clone()
-        with trainer._seeded():
-            trainer._embed(next(batches(views, settings, World())))
-    assert torch.equal(before, norm.running_mean) and norm.num_batches_tracked == 2
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -124,7 +124,7 @@ class Projector:
         }  # fmt: skip
         prints = [model.generator_fingerprint, model.encoder_fingerprint]
         prints += [model.inverter_fingerprint] if start == "inverter" else []
-        self.told = f"emb, w, psnr {' '.join(map(str, prints))} {depends_on} {sorted(self.settings.items())}"
+        self.depends_on = f"emb, w, psnr {' '.join(map(str, prints))} {depends_on} {sorted(self.settings.items())}"
 
     def __call__(self, batches: Iterator[tuple[bytes, Callable[[], Pictures]]]) -> dict[str, Tensor]:
         """``emb`` (M,D), ``w`` (M,w_dim) and ``psnr`` (M,), dB, of batches: each a name and what loads its pictures."""
@@ -138,7 +138,7 @@ class Projector:
         return {name: torch.cat([d[name] for d in done]) for name in ("emb", "w", "psnr")}
 
     def _cached(self, name: bytes, load: Callable[[], Pictures]) -> Mapping[str, Tensor]:
-        digest = sha256_of(self.told.encode() + name)[:32]
+        digest = sha256_of(self.depends_on.encode() + name)[:32]
         path = None if self.cache is None else self.cache / f"{digest}.safetensors"
         return kept(path, lambda: self._project(*load()))
 

@@ -222,8 +222,8 @@ def whole_log_mel(path: str | Path, config: LogMelConfig) -> Tensor:
 def _stamp(items: Sequence[Item], config: LogMelConfig) -> str:
     """Of everything that a shard depends on."""
     stats = [(item.key, item.voice.name, _size_and_time(item.voice)) for item in items if item.voice]
-    told = [front_end_fingerprint(config), [(key, name, *stat) for key, name, stat in stats]]
-    return sha256_of(json.dumps(told).encode())
+    depends_on = [front_end_fingerprint(config), [(key, name, *stat) for key, name, stat in stats]]
+    return sha256_of(json.dumps(depends_on).encode())
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

@@ -116,16 +116,16 @@ def evaluate_pictures(
     leaks = check_leaks(items, trained_on, allow_leaks)
     if generated is None:
         made, size = samples(vs, num, truncation_psi, seed), vs.generator.config.size
-        told = f"{vs.config.name}, psi {truncation_psi:g}"
+        source = f"{vs.config.name}, psi {truncation_psi:g}"
     else:
         files = picture_items(generated)
-        size, told = open_image(files[0].frontal).width, str(generated)
+        size, source = open_image(files[0].frontal).width, str(generated)
         made = (face_picture(item, size) for item in files)
     faces = (picture for _, picture in usable(items, lambda item: face_picture(item, size), note))
     embed = features or vs.encoder.identity_features
     tables = [_embedded(embed, pictures, vs.device, progress) for pictures in (faces, made)]
     return PicturesReport(
-        model=vs.config.name, real=f"{real}" + (f", split {split}" if Path(real).is_file() else ""), generated=told,
+        model=vs.config.name, real=f"{real}" + (f", split {split}" if Path(real).is_file() else ""), generated=source,
         features="Inception v3 of FID" if features else f"{vs.config.encoder.identity_backbone} of {vs.config.name}",
         is_inception=features is not None, size=size, comparison=compare(*tables, seed=seed), left_out=left_out,
         leak_check=leaks,

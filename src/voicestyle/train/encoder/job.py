@@ -273,8 +273,8 @@ class _Job:
         front_end, given = self.settings.encoder.config.log_mel, self.settings.views.shards
         if given:
             return LogMelShards(given, front_end)
-        told = [(item.key, item.voice.name, item.voice.stat().st_size) for item in items if item.voice]
-        name = sha256_of(json.dumps([front_end_fingerprint(front_end), told]).encode())[:16]
+        clips = [(item.key, item.voice.name, item.voice.stat().st_size) for item in items if item.voice]
+        name = sha256_of(json.dumps([front_end_fingerprint(front_end), clips]).encode())[:16]
         folder = Path(self.settings.cache) / f"log_mels-{name}"
 
         def make() -> None:

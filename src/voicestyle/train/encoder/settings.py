@@ -107,7 +107,6 @@ class ScheduleConfig:
     weight_decay: NonNegative
     ema: Share  # decay of the average of the weights, which is what training returns
     optimizer: Literal["adamw", "adam"] = "adamw"  # adam: weight decay is part of the gradient, as in the paper
-    micro_batch: Whole = 0  # pairs that go through the networks at a time, each process; 0: all
     clip_norm: NonNegative = 0.0  # of all gradients together; 0: no clipping
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the networks; the loss is float32
     compile: bool = False  # the towers, by torch.compile: a minute or two at the start

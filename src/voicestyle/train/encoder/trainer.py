@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -98,22 +97,15 @@ class Trainer:
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of a batch, whose gradient has been followed.
 
-        Every process computes the loss of the whole batch from the embeddings of all. With micro-batches, embeddings
-        are computed twice, first without gradients: negatives are always the whole batch, and memory holds the graph of
-        one micro-batch (Gao et al., 2021, "Scaling deep contrastive learning batch size under memory limited setup").
+        Every process computes the loss of the whole batch from the embeddings of all.
         """
         self.optimizer.zero_grad()
         rows = batch.rows.to(self.world.device)
         with self._seeded():
-            embeddings, held = self._embed(batch)
-        leaf = embeddings.detach().requires_grad_()
-        voice_emb, face_emb = self.world.gather(leaf).unbind(1)
+            embeddings = self._embed(batch)
+        voice_emb, face_emb = self.world.gather(embeddings).unbind(1)
         loss = self.objective.loss(voice_emb, face_emb, rows)
         self.scaler.scale(loss).backward()
-        with self._seeded():
-            for number, gradient in enumerate(leaf.grad.split(self._chunk(batch))):
-                chunk = held if held is not None else self._embed_chunk(batch, number)
-                chunk.backward(gradient)
         losses = {"loss": loss.detach()}
         if self.supervision is not None:
             with self._seeded(stream=3):
@@ -125,21 +117,9 @@ class Trainer:
         self.objective.remember(torch.stack([voice_emb, face_emb]).detach(), rows, self.step)
         return losses
 
-    def _chunk(self, batch: Batch) -> int:
-        return self.settings.schedule.micro_batch or len(batch.voice)
-
-    def _embed(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Unit embeddings (B, 2, D) of this process' share; with their graph, again, where one pass is enough."""
-        count = -(-len(batch.voice) // self._chunk(batch))
-        if count == 1:
-            held = self._embed_chunk(batch, 0)
-            return held, held
-        with torch.no_grad(), _still_statistics(self.towers):
-            return torch.cat([self._embed_chunk(batch, number) for number in range(count)]), None
-
-    def _embed_chunk(self, batch: Batch, number: int) -> Tensor:
-        part = slice(number * self._chunk(batch), (number + 1) * self._chunk(batch))
-        views = (view[part].to(self.world.device, non_blocking=True) for view in (batch.voice, batch.face))
+    def _embed(self, batch: Batch) -> Tensor:
+        """Unit embeddings (B, 2, D) of this process' share."""
+        views = (view.to(self.world.device, non_blocking=True) for view in (batch.voice, batch.face))
         with self.precision.autocast():
             outputs = [tower(view) for tower, view in zip(self.towers, views, strict=True)]
         return torch.stack([F.normalize(output.float(), dim=1) for output in outputs], 1)
@@ -211,18 +191,3 @@ def make_optimizer(
     ]
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[schedule.optimizer]
     return kind([group for group in groups if group["params"]], schedule.lr, weight_decay=schedule.weight_decay)
-
-
-@contextmanager
-def _still_statistics(towers: nn.ModuleList) -> Iterator[None]:
-    """Keeps running statistics as they are: a batch that is seen twice counts once."""
-    norms = [m for m in towers.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    held = [(m.momentum, m.num_batches_tracked.clone()) for m in norms]
-    for module in norms:
-        module.momentum = 0.0
-    try:
-        yield
-    finally:
-        for module, (momentum, count) in zip(norms, held, strict=True):
-            module.momentum = momentum
-            module.num_batches_tracked.copy_(count)

@@ -94,8 +94,8 @@ def load_views(
         ValueError: all items are refused
     """
     Manifest(tuple(items), "items to be trained on").check_files()
-    told = _fingerprint(config, encoder, items, are_features, sides)
-    cached = Path(cache) / f"views-{told}.safetensors"
+    name = _fingerprint(config, encoder, items, are_features, sides)
+    cached = Path(cache) / f"views-{name}.safetensors"
 
     def make() -> None:
         kept(cached, lambda: _all_views(items, encoder, config, are_features, sides, progress))
@@ -115,9 +115,9 @@ def _fingerprint(
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     front_ends = {name: to_dict(encoder.config)[name] for name in ("log_mel", "image", "second_image")}
     backbones = [fingerprint(m) for m in (encoder.voice_backbone, encoder.face_backbone)] if are_features else []
-    told = [stats, [item.face_box for item in items], front_ends, config.num_windows, config.wild, backbones]
-    told += [] if tuple(sides) == SIDES else [list(sides)]
-    return sha256_of(json.dumps(told).encode())[:16]
+    depends_on = [stats, [item.face_box for item in items], front_ends, config.num_windows, config.wild, backbones]
+    depends_on += [] if tuple(sides) == SIDES else [list(sides)]
+    return sha256_of(json.dumps(depends_on).encode())[:16]
 
 
 def _all_views(
