@@ -1,5 +1,6 @@
 # make demo   sets everything up, then makes a face from a bundled voice
 # make test   sets everything up, then runs the tests
+# make docs   builds the pages: guides, a tour that is executed, and the interface from its docstrings
 # make bench  times everything against a plain formulation, and writes docs/benchmarks.md
 #
 # Linux and macOS. On Windows, in Git Bash (where there is no make, the commands of its lines do the same).
@@ -16,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 VOICE ?= examples/slt.flac
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/voicestyle generate $(VOICE) -o out --sheet
@@ -30,8 +31,12 @@ bench: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests benchmarks dev && $(BIN)/ruff format --check src tests benchmarks dev
 
+# The pages, for any static host: docs/_build. Warnings are errors, and the tour is executed
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
+
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) out docs/_build docs/api docs/tour.ipynb
 
 $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +44,10 @@ $(VENV)/pyvenv.cfg:
 $(VENV)/.installed: $(VENV)/pyvenv.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -12,7 +12,7 @@ import difflib
 import math
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -221,11 +221,13 @@ _FITS = {
 }
 
 
-@cache
-def _hints(cls: type) -> dict[str, Any]:
+def _read_hints(cls: Any) -> dict[str, Any]:
     """The types of the fields of a dataclass."""
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+_hints: Callable[[Any], dict[str, Any]] = cache(_read_hints)
 
 
 def _plain(hint: Any) -> Any:
