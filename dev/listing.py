@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import sys
 from pathlib import Path
 
 from structure import HERE, modules
@@ -23,13 +22,20 @@ def first_line(path: Path) -> str:
     return text.split("\n")[0].removesuffix(".").replace("|", "\\|").replace("``", "`")
 
 
+def floors() -> dict[str, int]:
+    """The floor of each name in FLOORS of the test that holds them."""
+    tree = ast.parse((HERE / "tests" / "test_architecture.py").read_text(encoding="utf-8"))
+    (held,) = [n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "FLOORS"]
+    return {name: floor for floor, names in enumerate(ast.literal_eval(held)) for name in names}
+
+
 def listing() -> str:
     """The section of the README, floor by floor."""
-    sys.path.insert(0, str(HERE / "tests"))
-    from test_architecture import place
+    floor_of = floors()
 
     def order(name: str) -> tuple[int, int, str]:
-        return place(name)[0], name.count("."), name
+        held = max((n for n in floor_of if f"{name}.".startswith(f"{n}.")), key=len)
+        return floor_of[held], name.count("."), name
 
     known = {name: path for name, path in modules().items() if name != "__main__"}
     rows = (f"| `{name.replace('.', '/')}.py` | {first_line(known[name])} |\n" for name in sorted(known, key=order))

@@ -21,8 +21,23 @@ FLOORS = [
     ["nn"],
     ["latent", "losses", "clustering", "metrics", "sampling"],
     ["inversion", "guidance", "speech", "prototypes", "generation", "checkpoint", "data", "download"],
-    ["pipeline", "show", "bulk", "live", "replay", "plots", "evaluate", "convert", "cmpc2"]
-    + ["train", "train.encoder", "train.generator", "train.inverter", "train.sharpen", "build"],
+    [
+        "pipeline",
+        "show",
+        "bulk",
+        "live",
+        "replay",
+        "plots",
+        "evaluate",
+        "convert",
+        "cmpc2",
+        "train",
+        "train.encoder",
+        "train.generator",
+        "train.inverter",
+        "train.sharpen",
+        "build",
+    ],
     ["cli", "web", "__main__"],
 ]
 SIBLINGS = {  # who may import on its own floor, and from whom
