@@ -27,7 +27,7 @@ class ModelRecipe:
     card: str  # Markdown file
     guidance: GuidanceConfig = GuidanceConfig()
     files: tuple[str, ...] = ()  # that the parts were made of: recorded by name and sha256
-    sources: dict[str, str] = field(default_factory=dict)  # where the parts come from, in words, by names of one's own
+    sources: dict[str, Any] = field(default_factory=dict)  # where the parts come from, in words, by names of one's own
 
 
 def assemble_model(recipe: Mapping[str, Any], out: str | Path) -> Path:
