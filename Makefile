@@ -2,6 +2,7 @@
 # make test   sets everything up, then runs the tests
 # make docs   builds the pages: guides, a tour that is executed, and the interface from its docstrings
 # make bench  times everything against a plain formulation, and writes docs/benchmarks.md
+# make browser  what the tests of the page need beside that: Playwright, and Debian's or Ubuntu's Chromium
 #
 # Linux and macOS. On Windows, in Git Bash (where there is no make, the commands of its lines do the same).
 # Settings: make test TORCH='torch==2.10.*' PYTHON=python3.12
@@ -17,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 VOICE ?= examples/slt.flac
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test browser lint docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/voicestyle generate $(VOICE) -o out --sheet
@@ -27,6 +28,10 @@ test: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench.py
+
+browser: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --editable ".[browser]"
+	command -v chromium || { apt-get update -qq && apt-get install -y -qq chromium; }
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests benchmarks dev && $(BIN)/ruff format --check src tests benchmarks dev

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -170,7 +171,7 @@ def test_the_command_line_makes_the_same_face_again(connect: Connect, vs: pipeli
         ({"format": "else"}, "expected 'voicestyle face 1'"),
         ({"encoder_fingerprint": "0" * 64}, "name its model"),
         ({"voice_emb": [1.0]}, "damaged"),
-        ({"settings": {"steps": 3, "x": 1}}, "unknown keys"),
+        ({"settings": {"steps": 3, "x": 1}}, "no setting 'x'"),
         ({"seed": None}, "damaged"),
     ],
 )
@@ -325,6 +326,15 @@ def test_a_failed_job_says_why_and_not_where(connect: Connect, tmp_path: Path) -
     assert str(tmp_path) not in failed["problem"]["detail"]
 
 
+def test_seconds_and_pixels_are_limited_too(connect: Connect, tmp_path: Path) -> None:
+    client = connect(max_voice_s=2, max_pixels=4000)
+    problem = finished(client, ask(client, "embed"), "failed")["problem"]
+    assert "at most 2 s" in problem["detail"] and str(tmp_path) not in problem["detail"]
+    answer = client.post("/api/v1/invert", files={"image": _picture()})
+    assert answer.status_code == 422 and "64 x 64 pixels" in answer.json()["detail"]
+    assert _uploads(tmp_path) == []
+
+
 @pytest.mark.parametrize("fields", [{"num_faces": 99}, {"steps": -1}, {"seed": "x"}, {"k": 0}, {"example": "../../x"}])
 def test_settings_out_of_range_are_refused(connect: Connect, fields: dict[str, Any]) -> None:
     answer = connect().post("/api/v1/generate", data={"example": "slt", **fields})
@@ -424,3 +434,12 @@ def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < until, "does not come"
         time.sleep(0.02)
+
+
+def test_the_client_of_the_document_gets_a_face(connect: Connect) -> None:
+    document = (Path(__file__).parents[1] / "docs" / "web.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(import time.*?)```", document, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code[1], names)  # noqa: S102
+    picture = PIL.Image.open(io.BytesIO(names["face_of"](connect(), VOICE.read_bytes(), seed=0)))
+    assert picture.size == (32, 32)

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from voicestyle import hub
 from voicestyle.config import VoiceStyleConfig
 from voicestyle.files import folder_written_whole
 from voicestyle.int8 import from_int8, to_int8
@@ -43,6 +44,7 @@ CONFIG, ENCODER, GENERATOR, IDENTITY, INVERTER, MAPPER, PROTOTYPES, CARD = (
     "config.json", "encoder.safetensors", "generator.safetensors", "identity.safetensors", "inverter.safetensors",
     "mapper.safetensors", "prototypes.safetensors", "README.md",
 )  # fmt: skip
+SUGGESTION = "suggestion.safetensors"  # fitted for a finished model: `suggestion.Suggestion`
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +198,7 @@ def check_replaceable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file, expected a folder to write the model to; choose another name")
     if folder.is_dir():
-        ours = {CONFIG, ENCODER, GENERATOR, IDENTITY, INVERTER, MAPPER, PROTOTYPES, CARD}
+        ours = {CONFIG, ENCODER, GENERATOR, IDENTITY, INVERTER, MAPPER, PROTOTYPES, CARD, SUGGESTION}
         other = sorted(path.name for path in folder.iterdir() if path.name not in ours)
         if other:
             raise ValueError(
@@ -269,9 +271,11 @@ def _folder(name_or_folder: str | Path) -> Path:
     folder = Path(name_or_folder)
     if (folder / CONFIG).is_file():
         return folder
-    known = f"expected a folder with {CONFIG} and {ENCODER}, or one of the names {embedded_models()}"
+    if name.startswith(hub.SCHEME):
+        return hub.fetch(name)
+    known = f"expected a folder with {CONFIG} and {ENCODER}, hf://ORG/NAME, or one of the names {embedded_models()}"
     if "://" in name:
-        raise ValueError(f"{name}: addresses are not supported; download the folder first; {known}")
+        raise ValueError(f"{name}: such addresses are not supported; download the folder first; {known}")
     if folder.is_dir():
         held = sorted(path.name for path in folder.iterdir())[:8]
         raise FileNotFoundError(f"{folder}: no {CONFIG} in this folder (it holds {held or 'nothing'}); {known}")

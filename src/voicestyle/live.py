@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import PIL.Image
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from voicestyle.audio import load_audio, speech_frames
+from voicestyle.audio import load_audio, normalize_volume, speech_frames, voice_input
 from voicestyle.image import to_pil
 from voicestyle.show import prototype_latents, way_images
 
@@ -35,18 +37,41 @@ class Heard:
     """A voice that was listened to."""
 
     voice_emb: Tensor  # (1,D) unit norm
+    features: Tensor  # (1,F) unit norm: of the networks that the embedding is made from
     outline: dict[str, Any]  # see `outline`
+    halves: tuple[Tensor, Tensor] | None  # (2,D) and (2,F): the same of both halves of the clip; None: too short
 
 
-def hear(vs: VoiceStyle, clip: str | Path) -> Heard:
-    """A recording's embedding, and how it is drawn.
+def hear(vs: VoiceStyle, clip: str | Path, max_s: float = math.inf, vad: bool | None = None) -> Heard:
+    """A recording's embedding, and how it is drawn; `vad`: remove silence first, as the model was trained where None.
 
     Raises:
-        FileNotFoundError, ValueError: as `VoiceStyle.encode_voice`
+        FileNotFoundError, ValueError: as `VoiceStyle.encode_voice`; a recording of more than `max_s` seconds
     """
     rate = vs.config.encoder.log_mel.sample_rate
     waveform = load_audio(clip, rate)
-    return Heard(vs.encode_voice(waveform, rate), outline(vs, waveform))
+    if len(waveform) > max_s * rate:
+        raise ValueError(f"{clip}: {len(waveform) / rate:.0f} s long, at most {max_s:g} s are taken; cut it")
+    try:
+        voice_emb, features = _embed(vs, waveform, vad)
+    except ValueError as error:
+        raise ValueError(str(error).replace("waveform:", f"{clip}:", 1)) from None
+    try:
+        first, second = (_embed(vs, half, vad) for half in waveform.tensor_split(2))
+        halves = torch.cat([first[0], second[0]]), torch.cat([first[1], second[1]])
+    except ValueError:  # less speech in one of them than an embedding needs
+        halves = None
+    return Heard(voice_emb, features, outline(vs, waveform, vad), halves)
+
+
+@torch.no_grad()
+def _embed(vs: VoiceStyle, waveform: Tensor, vad: bool | None) -> tuple[Tensor, Tensor]:
+    """Embedding (1,D) and features (1,F) of a waveform, in one pass."""
+    encoder = vs.encoder
+    config = encoder.config.log_mel
+    log_mel = voice_input(waveform, config, config.sample_rate, vad).to(vs.device)
+    features = encoder.voice_features(log_mel)
+    return F.normalize(encoder.voice_bridge(features), dim=1), F.normalize(features, dim=1)
 
 
 def watch_generation(
@@ -83,13 +108,16 @@ def watch_generation(
     return made
 
 
-def outline(vs: VoiceStyle, waveform: Tensor) -> dict[str, Any]:
+def outline(vs: VoiceStyle, waveform: Tensor, vad: bool | None = None) -> dict[str, Any]:
     """A recording (n,) as it is drawn: seconds, its peaks in [0,1], and from where to where there is speech."""
     config = vs.config.encoder.log_mel
     samples = waveform.abs().numpy()
     peaks = [float(part.max(initial=0)) for part in np.array_split(samples, min(NUM_PEAKS, max(1, len(samples))))]
     top = max(peaks) or 1.0
-    keep, length = speech_frames(waveform, config) if config.vad else (np.ones(1, bool), len(waveform))
+    keep, length = np.ones(1, bool), len(waveform)
+    if config.vad if vad is None else vad:
+        is_raised = config.front_end.startswith("ge2e")  # as `voice_input` does it
+        keep, length = speech_frames(normalize_volume(waveform) if is_raised else waveform, config)
     edges = np.flatnonzero(np.diff([False, *keep, False])).reshape(-1, 2) * (length / config.sample_rate)
     return {
         "seconds": round(len(waveform) / config.sample_rate, 2),
@@ -97,6 +125,19 @@ def outline(vs: VoiceStyle, waveform: Tensor) -> dict[str, Any]:
         "peaks": [round(peak / top, 3) for peak in peaks],
         "speech": np.round(edges, 2).tolist(),
     }
+
+
+def outline_svg(told: dict[str, Any]) -> str:
+    """The same as a picture; bars in which there is speech are of class "speech"."""
+    peaks, bars = told["peaks"], []
+    for i, peak in enumerate(peaks):
+        at, height = (i + 0.5) / len(peaks) * told["seconds"], max(2.0, 58 * peak)
+        is_speech = any(start <= at <= end for start, end in told["speech"])
+        kind = ' class="speech"' if is_speech else ""
+        bars.append(f'<rect{kind} x="{3 * i}" y="{30 - height / 2:.1f}" width="2" height="{height:.1f}"/>')
+    title = f"{told['seconds']:.1f} s, of which {told['speech_s']:.1f} s of speech were kept"
+    view = f'viewBox="0 0 {3 * len(peaks)} 60" preserveAspectRatio="none"'
+    return f'<svg role="img" aria-label="{title}" {view}>{"".join(bars)}</svg>'
 
 
 def prototypes(vs: VoiceStyle, nearest: Nearest) -> tuple[dict[str, Any], dict[str, PIL.Image.Image]]:

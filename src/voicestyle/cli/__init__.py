@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from voicestyle import __version__
+from voicestyle.cli.calibration import calibration
 from voicestyle.cli.data import data
 from voicestyle.cli.evaluate import evaluate
 from voicestyle.cli.evaluate_pictures import inversion, pictures
@@ -73,5 +74,5 @@ def main() -> None:
 
 for command in COMMANDS:
     main.add_command(command)
-for command in (inversion, pictures):
+for command in (calibration, inversion, pictures):
     evaluate.add_command(command)

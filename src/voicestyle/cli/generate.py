@@ -42,6 +42,7 @@ def load_perceptual(vs: VoiceStyle, choice: str | None) -> Perceptual | None:
 @option_out("A .png file for one clip, else a folder.")
 @click.option("--sheet", is_flag=True, help="Also a contact sheet: prototypes, start, guided faces.")
 @click.option("--morph", is_flag=True, help="Also a moving picture: from the prototype to the guided face and back.")
+@click.option("--report", is_flag=True, help="Also NAME-report.html: what the voice suggests, and how sure that is.")
 @click.option("--morph-format", type=click.Choice(["gif", "mp4"]), default="gif", help="Of the moving picture.")
 @option_seed
 @click.option("--steps", type=click.IntRange(min=0), help="Guided steps.  [default: the model's]")
@@ -68,12 +69,13 @@ def generate(voices: tuple[str, ...], out: Path, sheet: bool, as_json: bool, **o
     vs = load(options)
     click.echo(vs.metadata()["AI-generated"], err=True)
     guidance = _guidance(vs, options)
-    moving, kind = options.pop("morph"), options.pop("morph_format")
+    moving, kind, report = options.pop("morph"), options.pop("morph_format"), options.pop("report")
 
     def work(voice: str, target: Path) -> dict[str, Any]:
         with results.progress(guidance.steps, voice) as advance:
             made = vs.generate(voice, guidance=guidance, callback=lambda *_: advance(1), **options)
-        return {"voice": voice, **results.save_generation(vs, made, target, sheet, kind if moving else None)}
+        told = results.save_report(vs, made, voice, target, options["vad"]) if report else {}
+        return {"voice": voice, **results.save_generation(vs, made, target, sheet, kind if moving else None), **told}
 
     def rows(record: dict[str, Any]) -> Any:
         percentiles = [] if record["percentile"] is None else [record["percentile"]]
@@ -87,9 +89,9 @@ def _generate_many(
     voices: tuple[str, ...], out: Path, jobs: int | None, cluster: str | None, sheet: bool, as_json: bool,
     options: dict[str, Any],
 ) -> None:  # fmt: skip
-    moving, num_faces = options.pop("morph"), options.pop("num_faces")
-    if sheet or moving or num_faces > 1:
-        raise click.UsageError("--sheet, --morph and --num-faces: not for many inputs at once")
+    more, num_faces = (options.pop("morph"), options.pop("report")), options.pop("num_faces")
+    if sheet or any(more) or num_faces > 1:
+        raise click.UsageError("--sheet, --morph, --report and --num-faces: not for many inputs at once")
     model = {name: options[name] for name in ("model", "device", "dtype")}
     vs = load(options)
     click.echo(vs.metadata()["AI-generated"], err=True)

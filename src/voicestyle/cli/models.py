@@ -1,4 +1,4 @@
-"""The commands `models list|assemble|convert|info|download`."""
+"""The commands `models list|assemble|convert|push|info|download`."""
 
 from __future__ import annotations
 
@@ -104,6 +104,23 @@ def convert(out: Path, cmpc_size: str | None, as_json: bool, **options: Any) -> 
     results.check_writable(out.parent)
     size = int(cmpc_size) if cmpc_size else None
     results.show(convert_official(OfficialFiles(**paths), out, cmpc_size=size, **options), as_json, results.flat)
+
+
+@models.command(short_help="Put a model on a hub.")
+@click.argument("folder", type=PATH)
+@click.argument("address", metavar="hf://ORG/NAME")
+@click.option("--public", is_flag=True, help="Everybody may read it; look at its licence first.")
+def push(folder: Path, address: str, public: bool) -> None:
+    """Example: voicestyle models push my-model hf://my-lab/my-model
+
+    A model folder as a repository of a Hugging Face hub, from where `--model hf://my-lab/my-model` takes it. Needs the
+    extra `hub`; HF_TOKEN or `hf auth login` says who you are.
+    """
+    from voicestyle import hub
+    from voicestyle.checkpoint import load_model
+
+    load_model(folder)  # nothing that could not be loaded is given to others
+    click.echo(hub.push(folder, address, private=not public))
 
 
 @models.command(short_help="Describe a model and its sources.")

@@ -18,7 +18,7 @@ def option_model(function: Callable) -> Callable:
     for option in (
         click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", help="Of optimization."),
         click.option("--device", help="cpu, cuda, ...  [default: the GPU where there is one]"),
-        click.option("--model", default="voicestyle-small", metavar="NAME|FOLDER", help="Which model."),
+        click.option("--model", default="voicestyle-small", metavar="NAME|FOLDER|hf://...", help="Which model."),
     ):
         function = option(function)
     return function

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import re
+import shlex
 import sys
 import tempfile
 import unicodedata
@@ -234,6 +235,17 @@ def save_generation(vs: VoiceStyle, made: Generation, target: Path, sheet: bool,
             str(path) for path in save_morph(vs, made, target.with_name(f"{target.stem}-morph.{morph}"))
         ]
     return record
+
+
+def save_report(vs: VoiceStyle, made: Generation, voice: str, target: Path, vad: bool | None) -> Record:
+    """Write what the voice suggests as NAME-report.html; where it is, and the report itself."""
+    from voicestyle import report
+    from voicestyle.live import hear
+
+    path = target.with_name(f"{target.stem}-report.html")
+    command = shlex.join(["voicestyle", *sys.argv[1:]])
+    told = report.save_report(vs, made, hear(vs, voice, vad=vad), path, command)
+    return {"report": str(path), "suggestion": told["suggestion"]}
 
 
 def save_inversion(vs: VoiceStyle, found: LatentResult, target: Path, given: Tensor | None = None) -> Record:

@@ -18,6 +18,7 @@ from starlette.responses import FileResponse, StreamingResponse
 from starlette.staticfiles import StaticFiles
 
 from voicestyle import __version__
+from voicestyle.image import picture_size
 from voicestyle.live import Heard
 from voicestyle.web import work
 from voicestyle.web.guard import Guard, session_of, set_cookie
@@ -141,7 +142,10 @@ class Service:
         """Where an upload, or a copy of an example, lies now."""
         try:
             if file is not None:
-                return await run_in_threadpool(self.uploads.keep, file.file, kind)
+                path = await run_in_threadpool(self.uploads.keep, file.file, kind)
+                if kind == "picture":
+                    await run_in_threadpool(_check_pixels, path, self.settings.max_pixels)
+                return path
             if example not in EXAMPLES:
                 raise ValueError(f"no such example; expected one of {sorted(EXAMPLES)}, or a file")
             with (examples_folder() / f"{example}.flac").open("rb") as voice:
@@ -164,6 +168,17 @@ class Service:
             raise HTTPException(503, f"too many are waiting; try again in {about}", {"Retry-After": "30"}) from None
         session.keep(job)
         return self.state(job)
+
+
+def _check_pixels(path: Path, most: int) -> None:
+    """Refuse a picture of too many pixels, by its header: before they are decoded."""
+    try:
+        width, height = picture_size(path)
+        if width * height > most:
+            raise ValueError(f"your picture has {width} x {height} pixels, at most {most / 1e6:g} million are taken")
+    except ValueError as error:
+        path.unlink(missing_ok=True)
+        raise ValueError(str(error).replace(str(path), "your picture")) from None
 
 
 def create_app(vs: VoiceStyle, settings: ServeSettings | None = None) -> FastAPI:
@@ -238,7 +253,7 @@ def _asking(service: Service) -> APIRouter:
     ) -> JobState:
         """Faces that fit a voice. They are plausible, and identify nobody."""
         service.check_free(session)
-        options = {"seed": seed, "num_faces": num_faces, "steps": steps, "k": k}
+        options = {"max_s": settings.max_voice_s, "seed": seed, "num_faces": num_faces, "steps": steps, "k": k}
         if of is not None:
             return service.add(session, "generate", None, work.generate(vs, _heard(session, of), **options), watch)
         upload = await service.keep(voice, "voice", example)
@@ -258,7 +273,7 @@ def _asking(service: Service) -> APIRouter:
         service.check_free(session)
         if face is None:
             upload = await service.keep(voice, "voice", example)
-            return service.add(session, "embed", upload, work.embed_voice(vs, upload), watch)
+            return service.add(session, "embed", upload, work.embed_voice(vs, upload, settings.max_voice_s), watch)
         other = None if of is None else _heard(session, of)
         upload = await service.keep(face, "picture")
         return service.add(session, "embed", upload, work.embed_face(vs, upload, align, other), watch)
@@ -275,7 +290,8 @@ def _asking(service: Service) -> APIRouter:
         """The prototypes nearest to a voice, and their members."""
         service.check_free(session)
         upload = await service.keep(voice, "voice", example)
-        return service.add(session, "retrieve", upload, work.retrieve(vs, upload, k, num_members), watch)
+        task = work.retrieve(vs, upload, settings.max_voice_s, k, num_members)
+        return service.add(session, "retrieve", upload, task, watch)
 
     @router.post("/invert", **accepted)
     async def invert(

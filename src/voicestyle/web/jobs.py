@@ -269,4 +269,4 @@ def _without_path(message: str, upload: Path | None) -> str:
     """An error's text without the place of the upload, which is ours and not the visitor's."""
     for name in (str(upload), upload.name) if upload is not None else ():
         message = message.replace(name, "your file")
-    return message
+    return message.replace("; try without silence removal (--no-vad)", "")  # which is no choice here

@@ -15,12 +15,14 @@ from voicestyle.image import open_image, to_pil
 from voicestyle.label import labelled
 from voicestyle.live import Heard, compare, hear, prototypes, watch_generation
 from voicestyle.replay import describe_face
+from voicestyle.report import make_report, report_html
 from voicestyle.show import generation_sheet
 from voicestyle.web.jobs import File, Job
 
 if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle
 
+AGAIN = "voicestyle replay face.json -o face.png"
 QUALITY = 88  # of JPEG: what is shown on the way; results are PNG
 Pictures = dict[str, PIL.Image.Image]
 
@@ -39,12 +41,12 @@ class Teller:
         self.job.emit(name, {**data, "pictures": sorted(files)}, files)
 
 
-def generate(vs: VoiceStyle, voice: Path | Heard, **options: Any) -> Callable[[Job], dict[str, Any]]:
+def generate(vs: VoiceStyle, voice: Path | Heard, max_s: float, **options: Any) -> Callable[[Job], dict[str, Any]]:
     """Faces for a voice, step by step; in the end pictures as PNG, their sheet, moving pictures, and a recipe."""
 
     def work(job: Job) -> dict[str, Any]:
         tell = Teller(job, vs)
-        job.kept = voice if isinstance(voice, Heard) else hear(vs, voice)
+        job.kept = voice if isinstance(voice, Heard) else hear(vs, voice, max_s)
         made = watch_generation(vs, job.kept, tell, **options)
         files = {"sheet.png": png(generation_sheet(vs, made), vs.metadata())}
         for face, picture in enumerate(to_pil(made.image)):
@@ -52,26 +54,30 @@ def generate(vs: VoiceStyle, voice: Path | Heard, **options: Any) -> Callable[[J
             frames = [tell.made[name].content for name in sorted(tell.made) if name.startswith(f"way-{face + 1}-")]
             files[f"way-{face + 1}.gif"] = gif(frames, made.metadata(face))
         files["face.json"] = File("application/json", json.dumps(describe_face(made, vs), indent=1).encode())
+        report = make_report(vs, made, job.kept, AGAIN)
+        files["report.html"] = File("text/html; charset=utf-8", report_html(vs, made, job.kept, report).encode())
         job.emit("files", {"files": sorted(files)}, files)
-        return {**made.summary(), "files": sorted(files)}
+        return {**made.summary(), "report": report, "files": sorted(files)}
 
     return work
 
 
-def retrieve(vs: VoiceStyle, clip: Path, k: int | None, num_members: int | None) -> Callable[[Job], dict[str, Any]]:
+def retrieve(
+    vs: VoiceStyle, clip: Path, max_s: float, k: int | None, num_members: int | None
+) -> Callable[[Job], dict[str, Any]]:
     """The prototypes nearest to a voice."""
 
     def work(job: Job) -> dict[str, Any]:
-        told, pictures = prototypes(vs, vs.nearest_prototypes(vs.encode_voice(clip), k, num_members))
+        told, pictures = prototypes(vs, vs.nearest_prototypes(hear(vs, clip, max_s).voice_emb, k, num_members))
         Teller(job, vs)("prototypes", told, pictures)
         return told
 
     return work
 
 
-def embed_voice(vs: VoiceStyle, clip: Path) -> Callable[[Job], dict[str, Any]]:
+def embed_voice(vs: VoiceStyle, clip: Path, max_s: float) -> Callable[[Job], dict[str, Any]]:
     """The embedding of a voice."""
-    return lambda job: {"embedding": vs.encode_voice(clip)[0].tolist()}
+    return lambda job: {"embedding": hear(vs, clip, max_s).voice_emb[0].tolist()}
 
 
 def embed_face(vs: VoiceStyle, picture: Path, align: bool, voice: Heard | None) -> Callable[[Job], dict[str, Any]]:

@@ -148,7 +148,8 @@ export class Panel {
     this.setBusy(true);
     this.reset();
     this.tell("Sending the voice …");
-    this.find(".work").scrollIntoView({ block: "nearest", behavior: "smooth" });
+    const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    this.find(".work").scrollIntoView({ block: "nearest", behavior: isCalm ? "auto" : "smooth" });
     try {
       this.follow(await ask("POST", "api/v1/generate", asked));
     } catch (error) {
@@ -309,7 +310,16 @@ export class Panel {
     this.files = result.files;
     this.finish();
     this.find(".after").hidden = false;
+    this.showReport(result.report?.sections || []);
     this.offerDownloads();
+  }
+
+  showReport(sections) {
+    const list = make("dl", {});
+    for (const { title, lines } of sections) {
+      list.append(make("dt", { textContent: title }), ...lines.map((line) => make("dd", { textContent: line })));
+    }
+    this.find(".report").replaceChildren(make("h3", { textContent: "What this says, and how sure it is" }), list);
   }
 
   on_failed({ detail }) { this.finish(); this.find(".work").hidden = true; this.say(sentence(detail)); }
