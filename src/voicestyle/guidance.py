@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from voicestyle.config import GuidanceConfig
+from voicestyle.config import GeneratorConfig, GuidanceConfig
 from voicestyle.latent import Callback, LatentResult, optimize_latent
 from voicestyle.seeds import mixed_rng
 
@@ -101,6 +101,11 @@ class VoiceObjective:
         return self.config.latent_weight * distance / self.w_std**2
 
 
+def seen_size(config: GuidanceConfig, generator: GeneratorConfig) -> int | None:
+    """Pixels that are rendered for a step to look at; None: the whole picture."""
+    return config.size if 0 < config.size < generator.size else None
+
+
 def guide(
     generator: nn.Module,  # frozen
     encoder: nn.Module,  # frozen
@@ -129,7 +134,7 @@ def guide(
     result = optimize_latent(
         generator, w_init, objective, num_steps=config.steps, lr=config.lr, latent_noise=config.latent_noise,
         keep=config.keep, optimize_noise=config.optimize_noise, score=objective.plain, seed=seed, callback=observe,
-        until=config.size if 0 < config.size < generator.config.size else None,
+        until=seen_size(config, generator.config),
         **settings,
     )  # fmt: skip
     for entry, similarity in zip(result.history, similarities, strict=True):

@@ -16,7 +16,7 @@ from torch import Tensor
 from voicestyle.checkpoint import Model, check_replaceable, save_model
 from voicestyle.config import MapperConfig
 from voicestyle.data.manifest import Manifest
-from voicestyle.guidance import VoiceObjective
+from voicestyle.guidance import VoiceObjective, seen_size
 from voicestyle.latent import lr_ramp
 from voicestyle.nn.mapper import Mapper
 from voicestyle.pipeline import VoiceStyle
@@ -34,7 +34,7 @@ def distill(
     limit: int = 400,  # voices that are heard, a tenth of a second each
     steps: int = 250,
     batch: int = 8,
-    lr: float = 1e-3,
+    lr: float = 1e-2,
     hidden: int = 256,
     seed: int = 0,
     progress: Callable[[int], Any] = lambda num: None,  # told of each voice and each step
@@ -60,12 +60,13 @@ def distill(
     mapper.w_std.copy_(vs.generator.w_std)
     optimizer = torch.optim.Adam(mapper.parameters(), betas=BETAS)
     settings = dataclasses.replace(vs.config.guidance, num_views=1)
+    until = seen_size(settings, vs.config.generator)
     for step in range(steps):
         emb = _some(voices, batch, rng)
         w_init = starts(vs, emb)
         w = mapper(emb, w_init + _noise(w_init, settings.latent_noise * vs.generator.w_std, rng))
         objective = VoiceObjective(vs.encoder, emb, w_init, settings, seed + step, vs.generator.w_std)
-        loss = objective(vs.generator.synthesis(w).float(), w).mean()
+        loss = objective(vs.generator.synthesis(w, until=until).float(), w).mean()
         if not math.isfinite(loss.item()):
             raise ValueError(f"step {step}: the loss is not finite; lower the learning rate")
         optimizer.param_groups[0]["lr"] = lr * lr_ramp(step / steps)
