@@ -84,7 +84,7 @@ class Pipeline:
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self.config = SimpleNamespace(name="fake", guidance=GuidanceConfig())
         self.model = SimpleNamespace(encoder_fingerprint="e", generator_fingerprint="g")
-        self.encoder = SimpleNamespace(face_features=lambda image: image.flatten(1))
+        self.encoder = SimpleNamespace(identity_features=lambda image: image.flatten(1))
         self.generator = SimpleNamespace(
             config=SimpleNamespace(z_dim=3 * SIZE**2), mapping=torch.tanh, w_avg=torch.zeros(()),
             truncate=lambda w, psi: w,

@@ -97,7 +97,7 @@ def test_the_target_is_looked_at_once_and_large_pictures_in_small(images: Tensor
 
 
 def test_the_identity_network_of_a_model_comes_first() -> None:
-    encoder, network = SimpleNamespace(face_features="own"), SimpleNamespace(identity_features="network")
+    encoder, network = SimpleNamespace(identity_features="own"), SimpleNamespace(identity_features="network")
     assert identity_features(encoder, None) == "own" and identity_features(encoder, network) == "network"
 
 

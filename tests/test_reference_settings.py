@@ -30,13 +30,13 @@ LOOPS = 1e-9  # the difference of two loops in float64, after some steps from on
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
+def loaded(tmp_path_factory) -> voicestyle.VoiceStyle:
+    return voicestyle.load(save_tiny(tmp_path_factory.mktemp("models") / "tiny"), device="cpu")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def exact(folder: Path) -> Iterator[None]:
-    """Everything here is computed in float64, but for the model that other tests have too."""
+def exact(loaded: voicestyle.VoiceStyle) -> Iterator[None]:
+    """Everything here is computed in float64, but for the making of a model, which other tests have too."""
     with in_float64():
         yield
 
@@ -297,16 +297,16 @@ def test_identity_fades_by_the_batch_and_lpips_does_not(generator: Generator, im
 
 
 @pytest.fixture(scope="module")
-def vs(folder: Path) -> voicestyle.VoiceStyle:
-    vs = voicestyle.load(folder, device="cpu")
-    lively(vs.generator)
-    return vs
+def vs(loaded: voicestyle.VoiceStyle) -> voicestyle.VoiceStyle:
+    loaded.encoder.double()
+    lively(loaded.generator.double())
+    return loaded
 
 
 def test_generate_starts_from_the_first_members_and_renders_with_its_noise(vs: voicestyle.VoiceStyle) -> None:
     out = vs.generate(VOICE, steps=6, seed=3, guidance=GuidanceConfig.reference())
     voice_emb = vs.encode_voice(VOICE)
-    prototypes = (vs.bank.centroids @ voice_emb[0]).topk(3).indices.tolist()
+    prototypes = (vs.bank.centroids.double() @ voice_emb[0]).topk(3).indices.tolist()
     members = [i for i in range(len(vs.bank.assignments)) if vs.bank.assignments[i] in prototypes][:8]
     assert out.prototypes.members.tolist() == members
     w_init = vs.bank.member_w[members].mean(0, keepdim=True)

@@ -77,10 +77,10 @@ def _file(item: Item) -> Iterator[Path]:
     if isinstance(item.content, Path):
         yield item.content
         return
-    with tempfile.NamedTemporaryFile(suffix=item.suffix) as file:
-        file.write(item.content)
-        file.flush()
-        yield Path(file.name)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"item{item.suffix}"
+        path.write_bytes(item.content)
+        yield path
 
 
 def _each(batch: Sequence[Keyed], read: Callable[[Path], Any]) -> list[Any]:
