@@ -71,7 +71,7 @@ SIBLINGS = {  # who may import on its own floor, and from whom
     "train.inverter": {"train"},
     "train.sharpen": {"train.sharpen", "train.generator", "train", "convert"},
     "build": {"build", "pipeline", "train"},
-    "evaluate": {"evaluate", "pipeline", "plots"},
+    "evaluate": {"convert", "evaluate", "pipeline", "plots"},
     "plots": {"plots", "pipeline"},
     "cmpc2": {"convert"},
     "live": {"pipeline", "show"},

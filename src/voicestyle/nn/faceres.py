@@ -1,4 +1,4 @@
-"""HSE_FaceRec's MobileNet (Savchenko, "Efficient facial representations for age, gender and identity", SISY 2019).
+"""HSE_FaceRec's MobileNet (Savchenko, "Efficient facial representations ...", PeerJ Computer Science, 2019).
 
 A MobileNet v1 trained on VGGFace2 with heads for age and gender, as `faceres-deep` of Human's models has it, with its
 batch norms folded.
