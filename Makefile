@@ -34,7 +34,7 @@ browser: $(VENV)/.installed-dev
 	command -v chromium || { apt-get update -qq && apt-get install -y -qq chromium; }
 
 lint: $(VENV)/.installed-dev
-	$(BIN)/ruff check src tests benchmarks dev && $(BIN)/ruff format --check src tests benchmarks dev
+	$(BIN)/ruff check src tests benchmarks dev && $(BIN)/ruff format --check src tests benchmarks dev && $(BIN)/mypy
 
 # The pages, for any static host: docs/_build. Warnings are errors, and the tour is executed
 docs: $(VENV)/.installed-docs

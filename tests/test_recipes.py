@@ -19,7 +19,8 @@ from voicestyle.cli import main
 from voicestyle.config import EncoderConfig, GuidanceConfig, VoiceStyleConfig
 from voicestyle.schema import Source, hint_of, read, to_dict
 from voicestyle.train.encoder.settings import EncoderRecipe
-from voicestyle.train.generator.settings import COLORS, WARPS, Change, GeneratorRecipe
+from voicestyle.train.generator.ada import COLORS, WARPS
+from voicestyle.train.generator.settings import Change, GeneratorRecipe
 from voicestyle.train.inverter import InverterRecipe
 from voicestyle.train.recipe import dump_recipe, load_recipe, read_recipe, settings_of
 

@@ -95,7 +95,7 @@ def _beside(path: Path) -> Iterator[Path]:
         if not isinstance(cause, OSError) or cause.errno is None or not _is_about(cause, beside, path):
             raise
         kind = type(OSError(cause.errno, ""))  # PermissionError and the like
-        raise kind(_refusal(path, cause.strerror)) from error
+        raise kind(_refusal(path, cause.strerror or "unknown error")) from error
     except SafetensorError as error:  # how its writer says that the disk is full
         raise OSError(_refusal(path, str(error))) from error
     finally:

@@ -32,8 +32,8 @@ class _Sheet:
     def __init__(self, tile: int) -> None:
         self.tile = tile
         self.margin, self.gap, self.radius = max(12, tile // 5), max(6, tile // 12), max(2, tile // 20)
-        self.title_font = ImageFont.load_default(max(13, tile // 8))
-        self.caption_font = ImageFont.load_default(max(10, tile // 11))
+        self.title_font = _font(max(13, tile // 8))
+        self.caption_font = _font(max(10, tile // 11))
         self.title_height = round(self.title_font.size * 1.8)
         self.line_height = round(self.caption_font.size * 1.35)
 
@@ -82,6 +82,12 @@ class _Sheet:
         large = Image.new("L", (4 * self.tile, 4 * self.tile))  # drawn four times as large: smooth corners
         ImageDraw.Draw(large).rounded_rectangle((0, 0, 4 * self.tile - 1, 4 * self.tile - 1), 4 * self.radius, fill=255)
         return large.resize((self.tile, self.tile), Image.Resampling.LANCZOS)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # as it is where a size is asked for
+    return font
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:

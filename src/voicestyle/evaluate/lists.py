@@ -1,10 +1,8 @@
 """Lists of trials, read and written in the layouts that were published with CMPC and PINs.
 
-| task | files | layout |
-|---|---|---|
-| matching | ``matching_{v2f,f2v}_{U,G,N,GN}.csv``, 1:N as ``..._N.csv`` | probe, positive, negatives; spaces between |
-| verification | ``veriflist_test_{random,G,N,A,GN,GNA}_*.txt`` | id, two speaker ids, label, voice, face; commas |
-| retrieval | ``wav_*.csv`` and ``jpg_*.csv`` | VoxCeleb1 ID, file; tabs |
+- matching: ``matching_{v2f,f2v}_{U,G,N,GN}.csv``, 1:N as ``..._N.csv``; probe, positive, negatives, spaces between
+- verification: ``veriflist_test_{random,G,N,A,GN,GNA}_*.txt``; id, two speaker ids, label, voice, face, commas between
+- retrieval: ``wav_*.csv`` and ``jpg_*.csv``; VoxCeleb1 ID and file, tabs between
 """
 
 from __future__ import annotations

@@ -190,7 +190,8 @@ class InverterTrainer:
             {"params": [*self.inverter.linear.parameters()], "factor": settings.schedule.linear_lr},
         ]
         self.optimizer = torch.optim.Adam(groups, settings.schedule.lr)
-        self.best_psnr, self.best_weights = -1.0, {}
+        self.best_psnr = -1.0
+        self.best_weights: dict[str, Tensor] = {}
 
     @property
     def batch(self) -> int:

@@ -42,15 +42,13 @@ class Objective:
     def loss(self, voice_emb: Tensor, face_emb: Tensor, rows: Tensor) -> Tensor:
         """The scalar loss of unit embeddings (B, D) of the videos `rows` (B,), of all processes."""
         config = self.config
-        prototypes = (
-            [voice.take(rows) for voice, _ in self.clusters],
-            [face.take(rows) for _, face in self.clusters],
-        )
+        of_voices = [voice.take(rows) for voice, _ in self.clusters]
+        of_faces = [face.take(rows) for _, face in self.clusters]
         if config.variant == "reference":
-            return cmpc_loss_reference(voice_emb, face_emb, *prototypes, temperature=config.temperature)
+            return cmpc_loss_reference(voice_emb, face_emb, of_voices, of_faces, temperature=config.temperature)
         identities = self.identities[rows]
         return cmpc_loss(
-            voice_emb, face_emb, *prototypes,
+            voice_emb, face_emb, of_voices, of_faces,
             temperature=config.temperature, same=identities[:, None] == identities,
             prototype_weight=config.prototype_weight, recalibration=config.recalibration,
         )  # fmt: skip
@@ -90,8 +88,9 @@ class Objective:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
         device = self.world.device
+
+        def clusters(side: dict[str, Tensor]) -> Clusters:
+            return Clusters(**{name: value.to(device) for name, value in side.items()})
+
         self.memory = state["memory"].to(device)
-        self.clusters = [
-            tuple(Clusters(**{name: value.to(device) for name, value in side.items()}) for side in pair)
-            for pair in state["clusters"]
-        ]  # type: ignore[misc]
+        self.clusters = [(clusters(voice), clusters(face)) for voice, face in state["clusters"]]

@@ -138,8 +138,10 @@ class MorphSpace:
 
     def resized(self, size: int) -> MorphSpace:
         """The same space with pictures and textures of `size` pixels."""
-        small = [F.interpolate(x.float(), size=size, mode="area").half() for x in (self.pictures, self.textures)]
-        return MorphSpace(*small, self.shapes)
+        pictures, textures = (
+            F.interpolate(x.float(), size=size, mode="area").half() for x in (self.pictures, self.textures)
+        )
+        return MorphSpace(pictures, textures, self.shapes)
 
     @cached_property
     def mean_texture(self) -> Tensor:

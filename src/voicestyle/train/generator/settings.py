@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from voicestyle.config import GeneratorConfig
 from voicestyle.schema import Count, NonNegative, Positive, SettingError, Share, Whole
-from voicestyle.train.generator.ada import COLORS, WARPS
 from voicestyle.train.pictures import DataConfig
 from voicestyle.train.recipe import settings_of
 
@@ -43,7 +42,7 @@ class DiscriminatorConfig:
     lr: Positive = 0.002
     r1_gamma: NonNegative = 10.0
     r1_every: Count = 16  # section 3.1: lazy regularization
-    changes: tuple[Change, ...] = (*WARPS, *COLORS)  # what augmentation may do; () for none
+    changes: tuple[Change, ...] = get_args(Change)  # what augmentation may do; () for none
     p: Share = 0.0  # probability of each change, at the start
     p_target: Share = 0.6  # mean sign of real logits that p holds; 0: p stays
     p_pictures: Count = 500_000  # that may take p from 0 to 1

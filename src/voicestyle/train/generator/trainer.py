@@ -263,7 +263,8 @@ class GeneratorTrainer:
         return self.faces.pictures(now)
 
     def _real_rows(self, step: int) -> Tensor:
-        held, (stage, _) = self.faces if self.stream is None else self.stream, self.stage_at(step)
+        (stage, _), held = self.stage_at(step), self.faces if self.stream is None else self.stream
+        assert held is not None
         rng = mixed_rng(self.settings.seed, "real pictures", step)
         return torch.randint(len(held), (stage.batch,), generator=rng)[self.world.share(stage.batch)]
 
