@@ -24,9 +24,9 @@ NAMES = ("Frechet distance", "kernel distance", "precision", "recall")
 def frechet_distance(real: ArrayLike, generated: ArrayLike) -> float:
     """The squared Frechet distance of the normal distributions fitted to features (N,D) and (M,D); 0 for equal sets.
 
-    The squared way between the means, and tr(A + B - 2 (A B)^(1/2)) with the covariances A and B (Heusel et al., NeurIPS
-    2017). With few pictures it comes out too large, and with fewer than dimensions the covariances are singular: compare it only with
-    values from as many pictures.
+    The squared way between the means, and tr(A + B - 2 (A B)^(1/2)) of the covariances A and B (Heusel et al., NeurIPS
+    2017). With few pictures it comes out too large, and with fewer than dimensions the covariances are singular:
+    compare it only with values from as many pictures.
     """
     real, generated = _checked(real, generated, 2)
     # tr((A B)^(1/2)) is the sum of the singular values of A^(1/2) B^(1/2), where any square roots will do: those of a
