@@ -212,12 +212,12 @@ def test_ctrl_c_keeps_the_part(server: Server, tmp_path: Path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background inherits it ignored
     )  # fmt: skip
     part = tmp_path / "checkpoint_CMPC.pth.tar.part"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while not part.exists() or part.stat().st_size < 200_000:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30) == ("", "\nAborted!\n") and process.returncode == 1
+    assert process.communicate(timeout=300) == ("", "Stopped.\n") and process.returncode == 130
     done = part.stat().st_size
     assert 200_000 <= done <= 300_000 and part.read_bytes() == BODY[:done]
     server.goes_on.set()
