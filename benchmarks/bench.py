@@ -209,7 +209,7 @@ def cpu_of_children(command: list[str]) -> float:
 
 def startup(rounds: int) -> Iterator[Row]:
     """Commands from a cold shell, as multiples of `import torch`; ratio: of the command, to that."""
-    from voicestyle.checkpoint import EMBEDDED, MODELS
+    from voicestyle.embedded import EMBEDDED, MODELS
 
     own = [sys.executable, "-m", "voicestyle"]
     with tempfile.TemporaryDirectory() as folder:

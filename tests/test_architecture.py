@@ -13,7 +13,7 @@ import pytest
 from structure import SOURCE, imports_of, modules
 
 FLOORS = [
-    ["schema", "extras"],
+    ["schema", "extras", "embedded"],
     ["config"],
     ["files", "locks", "riff", "seeds", "fbank", "int8"],
     ["decoding"],
@@ -134,6 +134,10 @@ for command in ([], ["generate"], ["prototypes", "build"], ["train"], ["models",
         voicestyle.cli.main([*command, "--help"])
     except SystemExit as end:
         assert end.code == 0
+try:
+    voicestyle.cli.main(["models", "list"])
+except SystemExit as end:
+    assert end.code == 0
 print("torch" in sys.modules)
 """
     assert python(code).splitlines()[-1] == "False"

@@ -53,7 +53,8 @@ def table(folder: Path) -> list[dict]:
 
 def values(folder: Path) -> list[tuple]:
     """What must not depend on who did the work."""
-    return [(row["key"], row["error"] is None, np.round(row["embedding"] or [], 3).tolist()) for row in table(folder)]
+    rows = sorted(table(folder), key=lambda row: row["input"])
+    return [(row["input"], row["error"] is None, np.round(row["embedding"] or [], 3).tolist()) for row in rows]
 
 
 def embedding(model: Path) -> Job:

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from listing import readme
-from voicestyle.checkpoint import EMBEDDED, MODELS
 from voicestyle.cli import main
+from voicestyle.embedded import EMBEDDED, MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = "# Commands\n\nWhat `voicestyle COMMAND --help` prints.\n"

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from voicestyle import hub
 from voicestyle.config import VoiceStyleConfig
+from voicestyle.embedded import CONFIG, EMBEDDED, MODELS, embedded_models
 from voicestyle.files import folder_written_whole
 from voicestyle.int8 import from_int8, to_int8
 from voicestyle.nn.arcface import IRSE50
@@ -35,13 +36,11 @@ from voicestyle.nn.stylegan2 import Generator
 from voicestyle.prototypes import PrototypeBank
 from voicestyle.schema import Source, read, to_dict
 
-EMBEDDED = "voicestyle-small"
-MODELS = Path(__file__).parent / "models"  # what the package ships
 FORMAT_VERSION = 1
 STEP = ".step"  # ends the name of the steps of a weight that is stored as int8
 HEADER = ("format_version", "part", "license", "fingerprint")  # of each part, beside the caller's metadata
-CONFIG, ENCODER, GENERATOR, IDENTITY, INVERTER, MAPPER, PROTOTYPES, CARD = (
-    "config.json", "encoder.safetensors", "generator.safetensors", "identity.safetensors", "inverter.safetensors",
+ENCODER, GENERATOR, IDENTITY, INVERTER, MAPPER, PROTOTYPES, CARD = (
+    "encoder.safetensors", "generator.safetensors", "identity.safetensors", "inverter.safetensors",
     "mapper.safetensors", "prototypes.safetensors", "README.md",
 )  # fmt: skip
 SUGGESTION = "suggestion.safetensors"  # fitted for a finished model: `suggestion.Suggestion`
@@ -139,11 +138,6 @@ def fingerprint(module: nn.Module) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy() if value.numel() else b"")
     return digest.hexdigest()
-
-
-def embedded_models() -> list[str]:
-    """Names of the models that the package ships."""
-    return sorted(path.parent.name for path in MODELS.glob(f"*/{CONFIG}"))
 
 
 def save_model(

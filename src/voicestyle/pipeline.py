@@ -17,9 +17,10 @@ from torch import Tensor
 from voicestyle import __version__
 from voicestyle.align import align_face, face_region, lies_elsewhere
 from voicestyle.audio import voice_input
-from voicestyle.checkpoint import EMBEDDED, Model, load_model
+from voicestyle.checkpoint import Model, load_model
 from voicestyle.config import GuidanceConfig
 from voicestyle.convert.lpips import find_backbone, read_lpips
+from voicestyle.embedded import EMBEDDED
 from voicestyle.generation import Generation, Whose
 from voicestyle.guidance import guide
 from voicestyle.image import MAX_PIXELS, from_pil, open_image

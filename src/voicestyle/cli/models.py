@@ -32,7 +32,7 @@ def list_models(as_json: bool) -> None:
 
     The models that come with the package.
     """
-    from voicestyle.checkpoint import embedded_models
+    from voicestyle.embedded import embedded_models
 
     for name in embedded_models():
         results.show({"model": name}, as_json, lambda r: [(r["model"],)])

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from voicestyle.checkpoint import MODELS
 from voicestyle.convert.keys import filled, layout, rename, rename_back
 from voicestyle.convert.torch_file import read_torch_file
+from voicestyle.embedded import MODELS
 from voicestyle.nn.lpips import LPIPS, STAGES
 
 BACKBONE = "vgg16-397923af.pth"  # torchvision's VGG16_Weights.IMAGENET1K_V1
