@@ -33,7 +33,7 @@ from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.nn.inverter import Inverter
 from voicestyle.nn.mapper import Mapper
 from voicestyle.nn.stylegan2 import Generator
-from voicestyle.prototypes import PrototypeBank
+from voicestyle.prototypes import PrototypeBank, is_fingerprint
 from voicestyle.schema import Source, read, to_dict
 
 FORMAT_VERSION = 1
@@ -280,8 +280,8 @@ def _read_config(folder: Path) -> VoiceStyleConfig:
     path = folder / CONFIG
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a JSON file, or one that is nested too deep ({error})") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: got a {type(values).__name__}, expected an object with the model's settings")
     version = values.get("format_version", FORMAT_VERSION)
@@ -359,9 +359,9 @@ def _read_part(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {}).get("voicestyle", "null"))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: truncated or not a safetensors file ({error}); get it again") from None
-    if not isinstance(header, dict) or header.get("part") != path.name or "fingerprint" not in header:
+    if not isinstance(header, dict) or header.get("part") != path.name or not is_fingerprint(header.get("fingerprint")):
         raise ValueError(
             f"{path}: not a voicestyle {path.stem} (its header does not say so); convert foreign weights first"
         )

@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from voicestyle.schema import Count, NonNegative, Positive, SettingError, Share, Whole, check
+from voicestyle.schema import Count, NonNegative, Positive, Range, SettingError, Share, Whole, check
+
+# a model of a stranger must not ask for any amount of memory: these are far beyond any front end and any picture
+Rate = Annotated[int, Range(1000, 192_000)]
+Window = Annotated[int, Range(1, 1 << 16)]
+Bands = Annotated[int, Range(1, 1 << 10)]
+Frames = Annotated[int, Range(1, 100_000)]
+Side = Annotated[int, Range(1, 2048)]
 
 FrontEnd = Literal["cmpc", "cmpc2", "ge2e", "ge2e+fbank"]
 VoiceBackbone = Literal["ge2e", "ge2e+campplus", "resnet10", "resnet18", "resnet34"]
@@ -22,14 +29,14 @@ class LogMelConfig:
     """The audio front end that an encoder was trained with."""
 
     front_end: FrontEnd  # selects the formulation in `audio.log_mel`
-    sample_rate: Count  # Hz
-    n_fft: Count  # samples
-    win_length: Count  # samples
-    hop_length: Count  # samples
-    n_mels: Count  # bands
+    sample_rate: Rate  # Hz
+    n_fft: Window  # samples
+    win_length: Window  # samples
+    hop_length: Window  # samples
+    n_mels: Bands  # bands
     f_min_hz: NonNegative
     f_max_hz: Positive
-    num_frames: Count  # frames: fixed length (cmpc), shortest length (cmpc2), window of one partial (ge2e...)
+    num_frames: Frames  # frames: fixed length (cmpc), shortest length (cmpc2), window of one partial (ge2e...)
     vad: bool  # remove silence first
     min_speech_s: NonNegative = 1.0  # shorter clips are refused, counted after silence removal
 
@@ -58,7 +65,7 @@ class LogMelConfig:
 class ImageConfig:
     """What a face backbone takes, as a part of the canonical (generator) frame."""
 
-    size: Count  # pixels, square
+    size: Side  # pixels, square
     # left, top, right, bottom of the face crop as fractions of the canonical frame; may reach outside of [0, 1]
     crop: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 

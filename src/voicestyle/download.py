@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import html
+import os
 import re
 import shutil
 import sys
@@ -18,9 +19,18 @@ from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote
-from urllib.request import HTTPCookieProcessor, OpenerDirector, ProxyHandler, Request, build_opener
+from urllib.parse import quote, urlsplit
+from urllib.request import (
+    HTTPCookieProcessor,
+    HTTPRedirectHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+    build_opener,
+    getproxies,
+)
 
 from voicestyle import __version__
 from voicestyle.extras import needed
@@ -34,6 +44,7 @@ ATTEMPTS = 5  # of a transfer that breaks off
 PAUSE_S = 1.0  # before the second attempt, doubled for each further one
 TIMEOUT_S = 30  # without a byte
 CHUNK = 1 << 18  # bytes
+LARGEST = 2 << 30  # bytes of a file whose size nobody has told; four times the largest of `KNOWN`
 BUSY = (408, 425, 429, 500, 502, 503, 504)  # answers that may be another one a little later
 TORCH_STARTS = (b"PK\x03\x04", b"\x80")  # of what torch.save writes: a zip since PyTorch 1.6, a pickle before
 INDEX_START = b"VGGFace1 ID,"
@@ -141,7 +152,9 @@ def fetch(
             raise ValueError(f"{target}: {error}; move it away and run this again") from error
     for address in filter(None, (mirror, proxy)):
         if not address.startswith(("http://", "https://")):
-            raise ValueError(f"{address}: expected an address that begins with http:// or https://")
+            raise ValueError(
+                f"{_hide(address, mirror, proxy)}: expected an address that begins with http:// or https://"
+            )
     part = target.with_name(f"{file.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -151,9 +164,19 @@ def fetch(
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             advice = "free some, or choose another folder" + (f"; {part.name} is kept" if part.exists() else "")
             raise OSError(f"{target}: no space ({error.strerror}); {advice}") from error
-        raise OSError(f"{file.name}: {error}\n{instructions(file, target)}") from error
+        reason = _hide(str(error), mirror, proxy)
+        raise OSError(f"{file.name}: {reason}\n{instructions(file, target)}") from None
     part.replace(target)
     return target, sha256
+
+
+def _hide(text: str, *addresses: str | None) -> str:
+    """A text without the passwords in addresses and in the proxies of the environment."""
+    for address in filter(None, (*addresses, *getproxies().values())):
+        # as far as the last @, for a password may hold any other sign
+        if found := re.search(r"(?:.*?//)?[^/@:]*:(.*)@", address):
+            text = text.replace(found[1], "***") if found[1] else text
+    return text
 
 
 def instructions(file: PublicFile, target: Path) -> str:
@@ -217,7 +240,7 @@ def _is_sound_zip(path: Path) -> bool:
 def _fetch_part(file: PublicFile, part: Path, mirror: str | None, proxy: str | None) -> None:
     """The whole of a file in `part`."""
     proxies = [ProxyHandler({"http": proxy, "https": proxy})] if proxy else []
-    opener = build_opener(HTTPCookieProcessor(), *proxies)
+    opener = build_opener(HTTPCookieProcessor(), _Redirects(), *proxies)
     if mirror:
         return _transfer(opener, f"{mirror.rstrip('/')}/{quote(file.name)}", part, file)
     if file.by_hand:
@@ -228,6 +251,18 @@ def _fetch_part(file: PublicFile, part: Path, mirror: str | None, proxy: str | N
         _transfer(opener, _drive_address(file, proxy), part, file)
     except WebPage as page:
         _transfer(opener, _confirmed(page), part, file)
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Follows to http and https alone, and never from https to http."""
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        allowed = ("https",) if req.type == "https" else ("http", "https")
+        if urlsplit(newurl).scheme not in allowed:
+            raise OSError(
+                f"{req.full_url}: the server leads to {newurl}, expected {' or '.join(allowed)}; not followed"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _transfer(opener: OpenerDirector, url: str, part: Path, file: PublicFile) -> None:
@@ -251,7 +286,9 @@ def _receive(opener: OpenerDirector, url: str, part: Path, file: PublicFile) -> 
     """Add to `part` what it lacks."""
     from tqdm import tqdm
 
-    done = part.stat().st_size if part.exists() else 0
+    if part.is_symlink():
+        raise OSError(f"{part}: a link, expected a file or nothing; remove it")
+    done = part.stat().st_size if part.exists() and _can_go_on(part, file) else 0
     if done and done == file.size:
         return
     request = Request(url, headers={"User-Agent": f"voicestyle/{__version__}"} | _range(part, done, file))
@@ -267,6 +304,9 @@ def _receive(opener: OpenerDirector, url: str, part: Path, file: PublicFile) -> 
         return _receive(opener, url, part, file)
     with response:
         start = _start(response, done)
+        if start and _has_changed(part, response, file):
+            part.unlink()
+            return _receive(opener, url, part, file)
         head = response.read(512)
         if not start and _is_page(head):
             raise WebPage(head + response.read(CHUNK))
@@ -275,20 +315,42 @@ def _receive(opener: OpenerDirector, url: str, part: Path, file: PublicFile) -> 
         _check_size(part, done, total, file)
         if not start:
             _keep_tag(part, response)
+        limit = total if total is not None else file.size or LARGEST
         with (
-            part.open("r+b" if start else "wb") as out,
+            open(part, "r+b" if start else "wb", opener=_open_no_link) as out,
             tqdm(total=total, initial=start, desc=file.name, unit="B", unit_scale=True, disable=None, file=sys.stderr)
             as bar,
         ):  # fmt: skip
             out.seek(start)
             block = head
             while block:
+                if out.tell() + len(block) > limit:
+                    raise ValueError(f"the server sends more than {limit:,} bytes; not the file")
                 out.write(block)
                 bar.update(len(block))
                 block = response.read1(CHUNK)
             arrived = out.tell()
     if total is not None and arrived < total:
         raise ConnectionError(f"the connection broke after {arrived:,} of {total:,} bytes")
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def _can_go_on(part: Path, file: PublicFile) -> bool:
+    """Whether it can be told in the end, or of the server now, that the rest is of the same version."""
+    return file.sha256 is not None or _tag(part).is_file()
+
+
+def _has_changed(part: Path, response: HTTPResponse, file: PublicFile) -> bool:
+    """Whether a rest is of another version than what is there: some servers ignore If-Range."""
+    if file.sha256 is not None:
+        return False
+    return _tag(part).read_text(encoding="latin-1") not in (
+        response.headers.get("ETag"),
+        response.headers.get("Last-Modified"),
+    )
 
 
 def _range(part: Path, done: int, file: PublicFile) -> dict[str, str]:
@@ -304,8 +366,12 @@ def _start(response: HTTPResponse, done: int) -> int:
     if response.status != 206:
         return 0
     found = response.headers.get("Content-Range", "")
-    if not found.startswith(f"bytes {done}-"):
-        raise ConnectionError(f"asked for bytes from {done} on, the server sends {found!r}")
+    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", found)
+    length = response.headers.get("Content-Length")
+    first, last, total = match.groups() if match else ("", "", "")
+    is_rest = first == str(done) and total in ("*", str(int(last) + 1))
+    if not is_rest or (length is not None and int(length) != int(last) + 1 - done):
+        raise ConnectionError(f"asked for bytes from {done} on, the server sends {found!r} of {length} bytes")
     return done
 
 
@@ -330,7 +396,8 @@ def _keep_tag(part: Path, response: HTTPResponse) -> None:
     tag = response.headers.get("Last-Modified") if tag.startswith("W/") else tag  # If-Range takes no weak ones
     _tag(part).unlink(missing_ok=True)
     if tag:
-        _tag(part).write_text(tag, encoding="latin-1")
+        with _tag(part).open("x", encoding="latin-1") as file:  # x: no link is followed
+            file.write(tag)
 
 
 # -------------------------------------------------------------------------------------------------------- Google Drive

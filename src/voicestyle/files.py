@@ -32,7 +32,7 @@ def written_whole(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written, with `path` and the reason (no space left, no permission, ...)
     """
-    path = Path(path)
+    path = _target(Path(path))
     if path.exists() and not (path.is_file() or path.is_dir()):
         yield path
         return
@@ -52,7 +52,7 @@ def folder_written_whole(folder: str | Path) -> Iterator[Path]:
 
     As `written_whole`, and durable. What `folder` held before goes only when the new one is in its place.
     """
-    folder = Path(folder)
+    folder = _target(Path(folder))
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(_refusal(folder, "a file is there"))
     with _beside(folder) as beside:
@@ -76,6 +76,11 @@ def folder_written_whole(folder: str | Path) -> Iterator[Path]:
 def is_unfinished(path: Path) -> bool:
     """Whether a file or folder is what a killed process left of something that was to be written whole."""
     return path.name.startswith(".") and f"{_MARK}{path.suffix}" in path.name
+
+
+def _target(path: Path) -> Path:
+    """Where a link leads: what it is written through has to change, and not the link to become another thing."""
+    return path.resolve() if path.is_symlink() else path
 
 
 _MARK = ".part"

@@ -7,6 +7,7 @@ face embeddings and no latents. A converted official memory is one.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -22,6 +23,7 @@ from torch import Tensor
 from voicestyle.clustering import kmeans
 from voicestyle.files import written_whole
 
+IN_HEADER = ("member_keys", "encoder_fingerprint", "generator_fingerprint")  # fields of a bank that are no tensors
 FORMAT = "voicestyle prototypes 1"
 REBUILD = "rebuild the bank with `voicestyle prototypes build`"
 NO_LATENTS = (
@@ -253,11 +255,12 @@ class PrototypeBank:
             with safe_open(path, "pt") as file:
                 header = json.loads((file.metadata() or {}).get("voicestyle", "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError) as error:
+        except (SafetensorError, OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: truncated or not a safetensors file ({error}); get it again") from None
         names = {f.name for f in fields(cls) if _is_tensor(f.name)}
         is_whole = names - set(OPTIONAL) <= set(tensors) <= names
-        if not isinstance(header, dict) or header.pop("format", None) != FORMAT or not is_whole:
+        is_ours = isinstance(header, dict) and header.pop("format", None) == FORMAT
+        if not is_ours or not is_whole or not _is_header(header):
             raise ValueError(f"{path}: not a prototype bank of this version (expected {FORMAT!r}); {REBUILD}")
         try:
             return cls(**{**dict.fromkeys(OPTIONAL), **tensors, **header})
@@ -265,6 +268,24 @@ class PrototypeBank:
             raise ValueError(f"{path}: {error}") from None
 
 
+def is_fingerprint(value: object) -> bool:
+    """Whether a value is what `checkpoint.fingerprint` gives."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _is_header(header: dict[str, Any]) -> bool:
+    """Whether a header has the fields of a bank that are no tensors, no other ones, and of their types."""
+    if set(header) != set(IN_HEADER):
+        return False
+    keys = header["member_keys"]
+    return (
+        isinstance(keys, list)
+        and all(isinstance(key, str) for key in keys)
+        and is_fingerprint(header["encoder_fingerprint"])
+        and (header["generator_fingerprint"] is None or is_fingerprint(header["generator_fingerprint"]))
+    )
+
+
 def _is_tensor(name: str) -> bool:
     """Whether a field of the bank is a tensor; the others go into the JSON header."""
-    return name not in ("member_keys", "encoder_fingerprint", "generator_fingerprint")
+    return name not in IN_HEADER
