@@ -198,6 +198,7 @@ def test_a_finished_part_is_only_verified(
     fetch(file, tmp_path)
     assert server.asked == [] and names(tmp_path) == ["net.pth"]
     (tmp_path / "net.pth").rename(tmp_path / "net.pth.part")
+    (tmp_path / "net.pth.part.tag").write_text('"first"')
     assert fetch(unknown, tmp_path)[1] == SHA256  # the server says that nothing is lacking
     assert server.sent == 0 and names(tmp_path) == ["net.pth"]
 

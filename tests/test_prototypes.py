@@ -19,7 +19,7 @@ def make_bank(num_members: int = 60, k: int = 6, people: int = 20, seed: int = 0
     emb = F.normalize(torch.randn(num_members, 8, generator=rng), dim=1)
     identities = [f"person {i % people}" for i in range(num_members)]
     w = torch.randn(num_members, 4, generator=rng)
-    return PrototypeBank.build(emb, w, identities, k, encoder_fingerprint="e" * 64, generator_fingerprint="g" * 64)
+    return PrototypeBank.build(emb, w, identities, k, encoder_fingerprint="e" * 64, generator_fingerprint="f" * 64)
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +78,10 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path) -> None:
 
 
 def test_another_encoder_or_generator_is_an_error_that_says_how_to_rebuild(bank: PrototypeBank) -> None:
-    bank.check("e" * 64, "g" * 64)
+    bank.check("e" * 64, "f" * 64)
     bank.check("e" * 64, None)
     with pytest.raises(ValueError, match=r"built with encoder eeeeeeeeeeee.*prototypes build"):
-        bank.check("x" * 64, "g" * 64)
+        bank.check("x" * 64, "f" * 64)
     with pytest.raises(ValueError, match="built with generator"):
         bank.check("e" * 64, "x" * 64)
 

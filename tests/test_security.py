@@ -104,7 +104,7 @@ def test_only_one_place_reads_pickles_of_others() -> None:
         for line in path.read_text(encoding="utf-8").splitlines()
         if "torch.load(" in line or "pickle.load" in line
     }
-    assert set(lines) == {"convert/torch_file.py", "train/run.py"}
+    assert set(lines) == {"convert/torch_file.py", "train/run.py"}, lines
     assert all("weights_only=True" in line for line in lines.values())
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import html
-import os
 import re
 import shutil
 import sys
@@ -317,7 +316,7 @@ def _receive(opener: OpenerDirector, url: str, part: Path, file: PublicFile) -> 
             _keep_tag(part, response)
         limit = total if total is not None else file.size or LARGEST
         with (
-            open(part, "r+b" if start else "wb", opener=_open_no_link) as out,
+            part.open("r+b" if start else "wb") as out,
             tqdm(total=total, initial=start, desc=file.name, unit="B", unit_scale=True, disable=None, file=sys.stderr)
             as bar,
         ):  # fmt: skip
@@ -332,10 +331,6 @@ def _receive(opener: OpenerDirector, url: str, part: Path, file: PublicFile) -> 
             arrived = out.tell()
     if total is not None and arrived < total:
         raise ConnectionError(f"the connection broke after {arrived:,} of {total:,} bytes")
-
-
-def _open_no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _can_go_on(part: Path, file: PublicFile) -> bool:

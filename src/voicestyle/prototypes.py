@@ -282,7 +282,7 @@ def _is_header(header: dict[str, Any]) -> bool:
         isinstance(keys, list)
         and all(isinstance(key, str) for key in keys)
         and is_fingerprint(header["encoder_fingerprint"])
-        and (header["generator_fingerprint"] is None or is_fingerprint(header["generator_fingerprint"]))
+        and (header["generator_fingerprint"] in ("", None) or is_fingerprint(header["generator_fingerprint"]))
     )
 
 

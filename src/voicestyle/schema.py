@@ -29,7 +29,7 @@ class Range:
     open: bool = False  # `least` itself is too little
 
     def __contains__(self, value: float) -> bool:
-        return (value > self.least if self.open else value >= self.least) and value <= self.most
+        return math.isfinite(value) and self.least <= value <= self.most and not (self.open and value == self.least)
 
     def __str__(self) -> str:
         if self.most < math.inf:
