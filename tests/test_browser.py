@@ -36,7 +36,7 @@ from voicestyle.web import work  # noqa: E402
 from voicestyle.web.app import create_app  # noqa: E402
 from voicestyle.web.settings import ServeSettings  # noqa: E402
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.enable_socket]
 
 PATIENCE = 120_000  # milliseconds: a busy machine is slow, a broken page is slower
 OPTIONS = [
@@ -214,7 +214,7 @@ def test_from_a_file_to_all_that_can_be_had(context: BrowserContext, site: Site,
     expect(page.locator(".tiles img").first).to_have_js_property("complete", True)
     for name in ("picture", "sheet of the evidence", "moving picture", "recipe for the command line"):
         with page.expect_download() as download:
-            page.get_by_role("link", name=name).click()
+            page.get_by_role("link", name=name, exact=True).click()
         assert download.value.path().stat().st_size > 100, name
 
 
