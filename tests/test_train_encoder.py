@@ -259,3 +259,27 @@ def test_frozen_backbones_keep_their_weights(toy, tmp_path, monkeypatch):
     image = inp("frozen", (2, 3, 32, 32), lo=-1)
     assert not torch.isnan(encoder.encode_face(image)).any()
     assert F.cosine_similarity(*encoder.encode_face(image)[:, None]).abs() < 1
+
+
+def test_cohort_bridges_come_from_pairs_of_several_manifests_without_a_step(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(start, "READERS", RESNET_READERS)
+    items = list(Manifest.read(toy / "toy.csv").split("train"))
+    for name, some in (("some.csv", items[:-4]), ("more.csv", items[-4:])):
+        Manifest(tuple(some)).write(tmp_path / name)
+    cohort = [
+        "encoder.bridge=cohort", "encoder.num_chances=9", "start.ridge=0.1", "start.face_ridge=0.1", "schedule.steps=0",
+        "objective.prototypes=[]", "int8=['resnet18']", f"manifest={tmp_path / 'some.csv'}", "views.num_windows=0",
+        "views.windows_per_view=1",
+    ]  # fmt: skip
+    more = f"more_manifests=['{tmp_path / 'more.csv'}']"
+    made = {}
+    for name, overrides in (("few", []), ("all", [more]), ("none", [more, "start.more_weight=0"])):
+        described = frozen_recipe(toy, tmp_path, *cohort, *overrides)
+        made[name] = train.train_encoder(described, tmp_path / name, progress=False)
+    few, every, none = (made[name].voice_bridge.linear.weight for name in ("few", "all", "none"))
+    torch.testing.assert_close(none, few)  # what counts for nothing changes nothing
+    assert not torch.allclose(every, few)
+    chances = made["all"].chances
+    assert chances.shape == (9,) and chances.diff().min() >= 0 and -1 <= chances[0] <= chances[-1] <= 1
+    image = inp("cohort", (2, 3, 32, 32), lo=-1)
+    torch.testing.assert_close(made["all"].encode_face(image).norm(dim=1), torch.ones(2))
