@@ -15,6 +15,7 @@ import torch
 AGAIN = "download the file again"
 OLDEST_TORCH = (2, 10)  # older ones run code or corrupt memory by `weights_only=True` (CVE-2026-24747, CVE-2025-32434)
 EXPANSION = 2  # times the file, and a MiB: what its tensors may take; torch.save does not compress
+NVIDIA = ("dnnlib.", "torch_utils.", "training.")  # packages that its pickles of StyleGAN2 name
 
 
 def read_torch_file(path: str | Path) -> Any:
@@ -113,6 +114,12 @@ def _look(path: Path) -> str | None:
 def _refusal(message: str) -> str:
     """Why the safe unpickler stopped, in one line."""
     found = re.search(r"GLOBAL ([\w.]+)", message)
+    if found and found[1].startswith(NVIDIA):
+        return (
+            f"a pickle of NVIDIA's code ({found[1]}), which runs code when it is read, and was not loaded; convert it "
+            "with convert_weight.py of rosinality's stylegan2-pytorch (in an environment of its own, and only if you "
+            "trust the file), and give the .pt that it writes"
+        )
     if found:
         return (
             f"holds Python objects ({found[1]}) beside tensors, which could run code when they are read, and was not "
