@@ -157,7 +157,7 @@ def test_an_error_of_the_program_is_no_result(model: Path, clips: Path, tmp_path
     with pytest.raises(TypeError):
         run(
             items([clips], "voice"),
-            Job("embed", "voice", str(model), "cpu", options={"no": 1}),
+            Job("generate", "voice", str(model), "cpu", options={"guidance": {"no": 1}}),
             tmp_path / "out",
             processes(1),
             {},

@@ -148,7 +148,7 @@ def test_names_that_are_no_model(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no config\.json in this folder \(it holds \['cat\.jpg'\]\)"):
         load_model(tmp_path / "photos")
     with pytest.raises(ValueError, match="addresses are not supported"):
-        load_model("hf://someone/something")
+        load_model("s3://someone/something")
 
 
 def test_a_missing_encoder_names_what_is_there(folder: Path) -> None:
