@@ -42,6 +42,6 @@ for (const [path, methods] of Object.entries(told.paths)) {
     const body = resolve(content?.schema);
     const rows = Object.entries(body?.properties || {}).map(([name, s]) => [name, range(s), s.description || ""]);
     const asked = (operation.parameters || []).map((p) => [p.name, range(p.schema), p.description || p.in]);
-    if (rows.length + asked.length) operations.append(table(["field", "type", ""], [...asked, ...rows]));
+    if (rows.length + asked.length) operations.append(table(["field", "type", "meaning"], [...asked, ...rows]));
   }
 }
