@@ -42,7 +42,8 @@ napoleon_numpy_docstring = False
 
 # The guides link to files of the repository beside them, which are no pages.
 myst_heading_anchors = 3
-suppress_warnings = ["myst.xref_missing", "myst.header"]
+# and the public names of the package are documented where they are defined, too
+suppress_warnings = ["myst.xref_missing", "myst.header", "ref.python"]
 
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
