@@ -75,7 +75,11 @@ def test_the_order_of_the_file_system_does_not_matter(mini: Miniature, monkeypat
     as_it_is = load(mini, frontal=mini.frontal)
     iterdir, walk = Path.iterdir, os.walk
     monkeypatch.setattr(Path, "iterdir", lambda self: iter(sorted(iterdir(self), reverse=True)))
-    monkeypatch.setattr(os, "walk", lambda top: ((root, dirs, sorted(n, reverse=True)) for root, dirs, n in walk(top)))
+
+    def backwards(top, **options):
+        return ((root, dirs, sorted(names, reverse=True)) for root, dirs, names in walk(top, **options))
+
+    monkeypatch.setattr(os, "walk", backwards)
     assert load(mini, frontal=mini.frontal) == as_it_is
 
 
