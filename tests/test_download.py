@@ -534,7 +534,7 @@ def test_the_others_are_fetched_where_one_is_missing(server: Server, tmp_path: P
 @pytest.mark.parametrize("address", ["ftp://127.0.0.1/net.pth", "file:///etc/passwd", "data:,x"])
 def test_no_redirect_leads_out_of_the_web(server: Server, file: PublicFile, tmp_path: Path, address: str) -> None:
     server.answers = [address]
-    refused(file, tmp_path)
+    assert "302" in refused(file, tmp_path)
     assert names(tmp_path) == [] and len(server.asked) == 1
 
 
@@ -543,8 +543,7 @@ def test_no_redirect_leads_from_https_to_http() -> None:
     follow = download._Redirects().redirect_request
     assert follow(request, None, 302, "", {}, "https://two.example/net.pth").full_url == "https://two.example/net.pth"
     for address in ("http://one.example/net.pth", "ftp://one.example/net.pth"):
-        with pytest.raises(OSError, match="not followed"):
-            follow(request, None, 302, "", {}, address)
+        assert follow(request, None, 302, "", {}, address) is None
 
 
 def test_without_a_validator_a_transfer_starts_anew(server: Server, unknown: PublicFile, tmp_path: Path) -> None:

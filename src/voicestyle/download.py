@@ -258,9 +258,7 @@ class _Redirects(HTTPRedirectHandler):
     def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
         allowed = ("https",) if req.type == "https" else ("http", "https")
         if urlsplit(newurl).scheme not in allowed:
-            raise OSError(
-                f"{req.full_url}: the server leads to {newurl}, expected {' or '.join(allowed)}; not followed"
-            )
+            return None  # the answer is an error then, which whoever asked closes
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -276,6 +274,8 @@ def _transfer(opener: OpenerDirector, url: str, part: Path, file: PublicFile) ->
             if isinstance(error, HTTPError):
                 error.close()
                 reason = f"the server answers {error.code} {error.reason}"
+                if 300 <= error.code < 400:
+                    reason += f" and leads to {error.headers.get('Location')}, which is not followed"
                 if error.code not in BUSY:
                     raise OSError(f"{url}: {reason}") from error
     raise OSError(f"{url}: {ATTEMPTS} attempts failed, the last with: {reason}; run this again to go on")
