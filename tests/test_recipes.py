@@ -23,16 +23,24 @@ from voicestyle.train.generator.ada import COLORS, WARPS
 from voicestyle.train.generator.settings import Change, GeneratorRecipe
 from voicestyle.train.inverter import InverterRecipe
 from voicestyle.train.recipe import dump_recipe, load_recipe, read_recipe, settings_of
+from voicestyle.train.sharpen.settings import SharpenRecipe
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
-KINDS = {"encoder": EncoderRecipe, "generator": GeneratorRecipe, "inverter": InverterRecipe, "model": ModelRecipe}
+KINDS = {"encoder": EncoderRecipe, "generator": GeneratorRecipe, "inverter": InverterRecipe, "model": ModelRecipe,
+         "sharpen": SharpenRecipe}  # fmt: skip
 TOYS = {**{part: f"toy_{part}.toml" for part in ("encoder", "generator", "inverter")}, "model": "embedded_model.toml"}
 
 
 def kind_of(path: Path) -> str:
     """What a shipped recipe makes."""
     held = read_recipe(path)
-    marks = {"objective": "encoder", "stages": "generator", "losses": "inverter", "card": "model"}
+    marks = {
+        "objective": "encoder",
+        "stages": "generator",
+        "losses": "inverter",
+        "card": "model",
+        "features": "sharpen",
+    }
     return next(kind for mark, kind in marks.items() if mark in held)
 
 

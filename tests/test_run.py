@@ -108,7 +108,7 @@ def test_tensorboard_shows_the_log_and_no_steps_that_were_lost(tmp_path):
 
 
 def test_tensorboard_that_is_not_installed_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(ImportError, match=r"pip install 'voicestyle\[log\]'"):
         Run.start(tmp_path / "run", {"tensorboard": True})
     assert not (tmp_path / "run").exists()
@@ -168,7 +168,7 @@ def test_a_damaged_state_is_named(tmp_path, damage):
     run.save_state({"step": 1, "w": torch.arange(300)})
     path = run.folder / "state" / "last.pt"
     path.write_bytes(path.read_bytes()[:900] if damage == "half" else damage)
-    with pytest.raises(ValueError, match=r"last.pt: damaged \(.*\); restore it from a copy, or take the file away"):
+    with pytest.raises(ValueError, match=r"last.pt: damaged.*; restore it from a copy, or take the file away"):
         run.load_state()
     torch.save([1], path)
     with pytest.raises(ValueError, match=r"last.pt: not the state of a run"):

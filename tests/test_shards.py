@@ -78,7 +78,7 @@ def test_refused_items_are_listed_with_the_reason(tmp_path, folder: Path) -> Non
     for name, seconds in (("silence", 2.0), ("short", 0.5)):
         soundfile.write(tmp_path / f"{name}.wav", np.zeros(int(16000 * seconds)), 16000)
     items = tuple(Item(n, "train", n, voice=tmp_path / f"{n}.wav") for n in ("silence", "short"))
-    with pytest.raises(ValueError, match=r"all 2 voices are refused, e.g. silence, no sample of 2.0 s is other"):
+    with pytest.raises(ValueError, match=r"all 2 voices are refused, e.g. .*silence, no sample of 2.0 s is other"):
         cache_log_mels(Manifest(items), LogMelConfig.cmpc(), tmp_path / "cache")
 
 
