@@ -132,7 +132,7 @@ def test_an_identity_network_that_is_none_is_named(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model", CONFIG, *parts())
     path = folder / "identity.safetensors"
     whole = (folder / "encoder.safetensors").read_bytes()
-    header = {"voicestyle": json.dumps({"part": path.name, "fingerprint": ""})}
+    header = {"voicestyle": json.dumps({"part": path.name, "fingerprint": "0" * 64})}
     other = save({"stem.0.weight": torch.zeros(64, 3, 3, 3)}, header)
     messages = {whole[:100]: "truncated", whole: "not a voicestyle identity", other: "does not fit .*396 tensors"}
     for data, message in messages.items():

@@ -342,7 +342,7 @@ def test_other_pictures_or_settings_are_done_anew(converted: Path, folders, tmp_
     names.append(building._names(members, range(4)))
     assert len(set(names)) == 4 and names[3] == building._names(members, range(4))
     told = {
-        building.Projector(model, steps=0, depends_on=similarity, **settings).told
+        building.Projector(model, steps=0, depends_on=similarity, **settings).depends_on
         for similarity in ("face", "clip") for settings in ({}, {"lr": 0.2}, {"perceptual": object()})
     }  # fmt: skip
     assert len(told) == 6

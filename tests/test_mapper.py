@@ -41,7 +41,7 @@ def test_it_is_the_start_until_it_has_learnt() -> None:
 
 def test_it_learns_what_guidance_looks_for(taught: tuple[VoiceStyle, dict]) -> None:
     vs, report = taught
-    assert report["fast"] > report["similarity of the start"] and 0 < report["way / w_std"] < 10
+    assert report["fast"] > report["similarity of the start"] and 0 < report["way / w_std"] < 100
     voice_emb = vs.encode_voice(VOICE)
     start = starts(vs, voice_emb)
     (before,), (after,) = (

@@ -26,6 +26,7 @@ EXTRAS = {
     "starlette": "web",
     "pydantic": "web",
     "uvicorn": "web",
+    "huggingface_hub": "hub",
 }
 
 

@@ -58,6 +58,6 @@ def detector() -> SileroVAD | None:
     """The network, or None where the package has no weights of it."""
     if not WEIGHTS.is_file():
         return None
-    network = SileroVAD()
+    network = SileroVAD().float()  # whatever the default type is: it is kept
     network.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
     return network.eval().requires_grad_(False)

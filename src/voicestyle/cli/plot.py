@@ -180,4 +180,6 @@ def _page_targets(out: Path, num_pages: int) -> list[Path]:
         folder, name = out.parent, out.stem
     else:
         folder, name = out, "prototypes"
-    return results.picture_targets([f"{name}-{i + 1:0{len(str(num_pages))}d}" for i in range(num_pages)], folder)
+    pages = [f"{name}-{i + 1:0{len(str(num_pages))}d}" for i in range(num_pages)]
+    # one by one: together, numbered names are taken for faces of one input
+    return [results.picture_targets([page], folder)[0] for page in pages]

@@ -65,13 +65,17 @@ def each(
         sys.exit(1)
 
 
+def _number(value: float) -> str:
+    return f"{value:.3f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
+
+
 def show(record: Record, as_json: bool, rows: Rows) -> None:
     """Print a record as one line of JSON, or as lines of tab-separated values."""
     if as_json:
         click.echo(json.dumps(record))
         return
     for row in rows(record):
-        click.echo("\t".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+        click.echo("\t".join(_number(value) if isinstance(value, float) else str(value) for value in row))
 
 
 def flat(record: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
