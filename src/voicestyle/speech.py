@@ -29,7 +29,7 @@ def warn_unless_speech(name: str, waveform: Tensor) -> None:
     network = detector()
     if network is None or len(waveform) < WINDOW:
         return
-    waveform = normalize_volume(waveform[: 30 * 16000].detach().cpu().float())
+    waveform = normalize_volume(waveform[: 30 * 16000].detach().cpu().to(torch.float32))
     with torch.no_grad():
         is_speech = network(waveform) > PROBABILITY
     speech_s, recorded_s = int(is_speech.sum()) * WINDOW / 16000, len(waveform) / 16000
@@ -58,6 +58,6 @@ def detector() -> SileroVAD | None:
     """The network, or None where the package has no weights of it."""
     if not WEIGHTS.is_file():
         return None
-    network = SileroVAD().float()  # whatever the default type is: it is kept
-    network.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
+    network = SileroVAD().to(torch.float32)  # whatever the default type is: it is kept
+    network.load_state_dict({name: value.to(torch.float32) for name, value in load_file(WEIGHTS).items()})
     return network.eval().requires_grad_(False)
