@@ -96,5 +96,5 @@ def _read_parquet(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    parquet = needed("pyarrow.parquet", "a table in Parquet", "or use .csv")
-    return needed("pyarrow", "a table in Parquet"), parquet
+    pa = needed("pyarrow", "a table in Parquet", "or use .csv")
+    return pa, needed("pyarrow.parquet", "a table in Parquet", "or use .csv")

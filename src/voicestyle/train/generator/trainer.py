@@ -348,7 +348,7 @@ class GeneratorTrainer:
         """Go on from a saved state."""
         self.step = max(state["step"] - 1, 0)  # the stage that the last step was made in
         self.enter()
-        self.step, self.resting = state["step"], state["resting"]
+        self.step, self.resting = state["step"], state.get("resting")  # older states have none
         self.norms.value.copy_(state["norms"])
         self.path_mean.value.copy_(state["path_mean"])
         self.norms.is_begun, self.center.is_begun = bool(state["norms"].any()), True
