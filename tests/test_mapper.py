@@ -30,7 +30,7 @@ def manifest(tmp_path_factory) -> Path:
 def taught(manifest: Path, tmp_path_factory) -> tuple[VoiceStyle, dict]:
     folder = tmp_path_factory.mktemp("models")
     vs = voicestyle.load(save_tiny(folder / "tiny"), device="cpu")
-    _, report = distill(vs, [manifest], folder / "fast", steps=12, batch=2, lr=0.02)
+    _, report = distill(vs, [manifest], folder / "fast", steps=12, batch=2, lr=0.01)
     return voicestyle.load(folder / "fast", device="cpu"), report
 
 
@@ -41,7 +41,7 @@ def test_it_is_the_start_until_it_has_learnt() -> None:
 
 def test_it_learns_what_guidance_looks_for(taught: tuple[VoiceStyle, dict]) -> None:
     vs, report = taught
-    assert report["fast"] > report["similarity of the start"] and 0 < report["way / w_std"] < 100
+    assert report["fast"] > report["similarity of the start"] and 0 < report["way / w_std"] < 10
     voice_emb = vs.encode_voice(VOICE)
     start = starts(vs, voice_emb)
     (before,), (after,) = (
