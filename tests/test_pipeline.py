@@ -21,7 +21,7 @@ from voicestyle.data.manifest import Item, Manifest
 from voicestyle.image import save_png, to_pil
 from voicestyle.pipeline import DISCLAIMER
 from voicestyle.prototypes import PrototypeBank
-from voicestyle.show import generation_sheet, nearest_sheet
+from voicestyle.show import evidence, generation_sheet, nearest_rows, nearest_sheet
 
 
 @pytest.fixture(scope="module")
@@ -205,20 +205,42 @@ def test_several_faces_are_saved_beside_each_other(vs: VoiceStyle, tmp_path) -> 
     assert [p.name for p in paths] == ["face-1.png", "face-2.png"] == sorted(p.name for p in tmp_path.iterdir())
 
 
-def test_the_contact_sheet_shows_prototypes_and_the_way(vs: VoiceStyle, monkeypatch) -> None:
+def test_the_contact_sheet_shows_members_their_prototypes_and_the_way(vs: VoiceStyle, monkeypatch) -> None:
     rows = []
     monkeypatch.setattr("voicestyle.show.contact_sheet", lambda got: rows.extend(got))
     out = vs.generate(VOICE, num_faces=2, steps=10)
     generation_sheet(vs, out, num_steps=3)
-    assert len(rows) == 3 + 2
-    assert sum(len(tiles) - 1 for _, tiles in rows[:3]) == len(out.prototypes.members)
-    for prototype, (_, tiles) in zip(out.prototypes.prototypes, rows[:3], strict=True):  # the first tile is its mean
+    members, prototypes, first, second = rows
+    assert len(members[1]) == len(out.prototypes.members)
+    for row, (image, caption) in zip(out.prototypes.members, members[1], strict=True):
+        assert caption.startswith(vs.bank.member_keys[row])
+        assert torch.allclose(image, vs.synthesize(vs.bank.member_w[row][None]), atol=1e-4)
+    used = [int(p) for p in out.prototypes.prototypes if p in vs.bank.assignments[out.prototypes.members]]
+    for prototype, (image, caption) in zip(used, prototypes[1], strict=True):
+        assert caption.startswith(f"prototype {prototype}\n")
         mean = vs.bank.member_w[vs.bank.assignments == prototype].mean(0, keepdim=True)
-        assert torch.allclose(tiles[0][0], vs.synthesize(mean), atol=1e-4)
-    captions = [caption.split("  ")[0] for _, caption in rows[3][1]]
+        assert torch.allclose(image, vs.synthesize(mean), atol=1e-4)
+    captions = [caption.split("\n")[0] for _, caption in first[1]]
     assert captions[0] == "start" and captions[-1] == "result" and len(captions) == 5
-    assert torch.allclose(rows[4][1][-1][0], out.image[1:], atol=1e-4)
-    assert rows[3][1][-1][1].endswith(f"{out.similarity[0]:.2f}")
+    assert torch.allclose(second[1][-1][0], out.image[1:], atol=1e-4)
+    assert first[1][-1][1].endswith(f"{out.similarity[0]:.2f}")
+
+
+def test_only_prototypes_that_gave_members_are_shown(vs: VoiceStyle) -> None:
+    nearest = vs.nearest_prototypes(vs.encode_voice(VOICE), k=6, num_members=2)
+    told = evidence(vs, nearest)
+    shown = [p["prototype"] for p in told["prototypes"]]
+    assert {m["prototype"] for m in told["members"]} == set(shown) and 1 <= len(shown) <= 2
+    assert sorted([*shown, *told["unused"]]) == list(range(6))
+    places = [p["place"] for p in told["prototypes"]]
+    assert places == [f"rank {nearest.prototypes.tolist().index(p) + 1} of 6" for p in shown]
+    assert told["prototypes_title"] == f"They belong to {len(shown)} of the 6 nearest prototypes; the others gave none"
+
+
+def test_a_sheet_of_many_members_is_eight_wide(vs: VoiceStyle) -> None:
+    nearest = vs.nearest_prototypes(vs.encode_voice(VOICE), k=6, num_members=11)
+    titles, widths = zip(*((title, len(tiles)) for title, tiles in nearest_rows(vs, nearest)), strict=True)
+    assert widths[:2] == (8, 3) and titles[0] and not titles[1]
 
 
 def test_sheets_are_drawn(vs: VoiceStyle, generation: Generation) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from voicestyle.audio import load_audio, normalize_volume, speech_frames, voice_input
 from voicestyle.image import to_pil
-from voicestyle.show import prototype_latents, way_images
+from voicestyle.show import evidence, way_images
 
 if TYPE_CHECKING:
     from voicestyle.generation import Generation
@@ -141,17 +141,13 @@ def outline_svg(told: dict[str, Any]) -> str:
 
 
 def prototypes(vs: VoiceStyle, nearest: Nearest) -> tuple[dict[str, Any], dict[str, PIL.Image.Image]]:
-    """The nearest prototypes with their members, JSON-ready, and a picture of each; rendered, never photographs."""
-    bank = vs.bank
-    images = to_pil(vs.synthesize(torch.cat([prototype_latents(vs, nearest), bank.latents[nearest.members]])))
-    told = vs.describe(nearest)
+    """`show.evidence` JSON-ready, and its pictures by the names that it has for them; rendered, never photographs."""
+    told = evidence(vs, nearest)
     pictures = {}
-    for kind, picture in zip([*told["prototypes"], *told["members"]], images, strict=True):
-        name = f"member-{kind['member']}" if "member" in kind else f"prototype-{kind['prototype']}"
-        kind["picture"] = name
-        pictures[name] = picture
-    for prototype in told["prototypes"]:
-        prototype["size"] = int((bank.assignments == prototype["prototype"]).sum())
+    for kind in ("prototype", "member"):
+        for item in told[f"{kind}s"]:
+            item["picture"] = f"{kind}-{item[kind]}"
+            (pictures[item["picture"]],) = to_pil(item.pop("image"))
     return told, pictures
 
 

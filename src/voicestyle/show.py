@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,30 +21,34 @@ from voicestyle.prototypes import Nearest
 from voicestyle.sampling import polyline
 from voicestyle.sheet import contact_sheet
 
-Row = tuple[str, list[tuple[Tensor | None, str]]]  # of a contact sheet: title, pictures with captions
+Tile = tuple[Tensor | None, str]  # a picture with its caption
+Row = tuple[str, list[Tile]]  # of a contact sheet: its title, and its tiles
+COLUMNS = 8  # of a sheet, at most
 
 # ------------------------------------------------------------------------------------------------------- a generation
 
 
-def generation_sheet(vs: VoiceStyle, made: Generation, num_steps: int = 6) -> Image.Image:
-    """A contact sheet: the prototypes, then for each face its start, `num_steps` pictures on the way, the result."""
+def generation_sheet(vs: VoiceStyle, made: Generation, num_steps: int = 4) -> Image.Image:
+    """A contact sheet: the members and their prototypes, then for each face the way to it as `way_tiles` has it."""
     rows = nearest_rows(vs, made.prototypes)
-    marks = np.linspace(0, len(made.path), num_steps + 2).round().astype(int)[1:-1]
-    steps = sorted({int(step) for step in marks if 0 < step < len(made.path)})
     for face in range(len(made.w)):
-        w = torch.stack([made.w_init[face], *(made.path[step, face] for step in steps), made.w[face]])
-        images = vs.synthesize(w, _noise(made, face))
-        similarity = vs.similarity(made.voice_emb, vs.encode_face(images))[0].tolist()
-        names = ["start", *(f"step {step}" for step in steps), "result"]
-        tiles: list[tuple[Tensor | None, str]] = [
-            (images[i : i + 1], f"{name}  {similarity[i]:.2f}") for i, name in enumerate(names)
-        ]
-        rows.append((f"face {face + 1}, seed {made.seed}", tiles))
+        rows += _in_lines(f"face {face + 1}, seed {made.seed}", way_tiles(vs, made, face, num_steps))
     return contact_sheet(rows)
 
 
+def way_tiles(vs: VoiceStyle, made: Generation, face: int, num_steps: int) -> list[Tile]:
+    """The start of a face, at most `num_steps` pictures on the way, and the result; how near each is to the voice."""
+    marks = np.linspace(0, len(made.path), num_steps + 2).round().astype(int)[1:-1]
+    steps = sorted({int(step) for step in marks if 0 < step < len(made.path)})
+    w = torch.stack([made.w_init[face], *(made.path[step, face] for step in steps), made.w[face]])
+    images = vs.synthesize(w, _noise(made, face))
+    fits = fit_words(vs, vs.similarity(made.voice_emb, vs.encode_face(images))[0])
+    names = ["start", *(f"step {step}" for step in steps), "result"]
+    return [(images[i : i + 1], f"{name}\n{fits[i]}") for i, name in enumerate(names)]
+
+
 def save_morph(vs: VoiceStyle, made: Generation, path: str | Path, seconds: float = 3.0) -> list[Path]:
-    """The .gif or .mp4 files written, one a face: from the nearest prototype over the start to the result, and back.
+    """The .gif or .mp4 files written, one a face: from a prototype over the start to the result, and back.
 
     Args:
         vs: the model that made the faces
@@ -61,11 +66,12 @@ def save_morph(vs: VoiceStyle, made: Generation, path: str | Path, seconds: floa
 
 
 def way_images(vs: VoiceStyle, made: Generation, face: int, part: Tensor) -> Tensor:
-    """Pictures (P,3,size,size) on the way from the nearest prototype to a face, at the parts (P,) in [0,1] of it.
+    """Pictures (P,3,size,size) on the way from a prototype to a face, at the parts (P,) in [0,1] of it.
 
-    The first half is straight, from the prototype to where the search started; the second one is that of guidance.
+    The first half is straight, from the mean of the nearest prototype that is used to where the search started; the
+    second one is that of guidance.
     """
-    prototype = prototype_latents(vs, made.prototypes)[:1].to(made.w)
+    prototype = nearest_mean(vs, made.prototypes).to(made.w)
     start, end = made.w_init[None, face], made.w[None, face]
     ways = torch.cat([prototype, start]), torch.cat([start, made.path[:, face], end])
     w = torch.cat([polyline(ways[0], 2 * part[part < 0.5]), polyline(ways[1], 2 * part[part >= 0.5] - 1)])
@@ -86,30 +92,75 @@ def nearest_sheet(vs: VoiceStyle, nearest: Nearest) -> Image.Image:
 
 
 def nearest_rows(vs: VoiceStyle, nearest: Nearest) -> list[Row]:
-    """One row a prototype: the face of its mean latent, then those of its members that are used."""
-    bank, members = vs.bank, nearest.members.tolist()
-    means = prototype_latents(vs, nearest)
-    images = vs.synthesize(torch.cat([means, bank.latents[nearest.members]]))
-    faces, member_faces = images[: len(means)], images[len(means) :]
-    scores = nearest.member_similarities.tolist()
-    rows = []
-    found = zip(nearest.prototypes.tolist(), nearest.similarities.tolist(), strict=True)
-    for row, (prototype, similarity) in enumerate(found):
-        size = int((bank.assignments == prototype).sum())
-        tiles: list[tuple[Tensor | None, str]] = [(faces[row : row + 1], f"mean of its {size}")]
-        tiles += [
-            (member_faces[i : i + 1], f"{bank.member_keys[member]}  {scores[i]:.2f}")
-            for i, member in enumerate(members)
-            if bank.assignments[member] == prototype
-        ]
-        rows.append((f"prototype {prototype}: similarity {similarity:.2f}", tiles))
-    return rows
+    """The members that are used, and the prototypes that they belong to; one that has none of them is only counted."""
+    shown = evidence(vs, nearest)
+    members: list[Tile] = [
+        (m["image"], f"{m['member']}\n{m['fit']}\nof prototype {m['prototype']}") for m in shown["members"]
+    ]
+    prototypes: list[Tile] = [
+        (p["image"], f"prototype {p['prototype']}\n{p['place']}\nmean of its {p['size']}")
+        for p in shown["prototypes"]
+    ]
+    return [*_in_lines(shown["members_title"], members), *_in_lines(shown["prototypes_title"], prototypes)]
 
 
-def prototype_latents(vs: VoiceStyle, nearest: Nearest) -> Tensor:
-    """The mean latent (k,w_dim) of each of the nearest prototypes, on the CPU."""
-    bank = vs.bank
-    return torch.stack([bank.latents[bank.assignments == prototype].mean(0) for prototype in nearest.prototypes])
+def evidence(vs: VoiceStyle, nearest: Nearest) -> dict[str, Any]:
+    """What a face starts from, for whoever draws it: as `VoiceStyle.describe`, with pictures (1,3,size,size) and words.
+
+    Of the nearest prototypes those alone that members were taken of; `unused` are the numbers of the others.
+    """
+    bank, told = vs.bank, vs.describe(nearest)
+    fits = fit_words(vs, nearest.member_similarities)
+    members = [{**member, "fit": fit} for member, fit in zip(told["members"], fits, strict=True)]
+    used = {member["prototype"] for member in members}
+    numbers = nearest.prototypes.tolist()
+    prototypes = [
+        {**prototype, "place": f"rank {i} of {len(numbers)}", "size": len(bank.members_of(prototype["prototype"]))}
+        for i, prototype in enumerate(told["prototypes"], 1)
+        if prototype["prototype"] in used
+    ]
+    means = [bank.latents[bank.members_of(prototype["prototype"])].mean(0) for prototype in prototypes]
+    images = vs.synthesize(torch.cat([torch.stack(means), bank.latents[nearest.members]])).split(1)
+    for item, image in zip([*prototypes, *members], images, strict=True):
+        item["image"] = image
+    percent = " (percent: random pairs of a voice and a face that are less alike)" if "%" in fits[0] else ""
+    return {
+        "members": members,
+        "prototypes": prototypes,
+        "unused": [number for number in numbers if number not in used],
+        "members_title": f"The search starts from the mean of {_counted(len(members), 'member')}{percent}",
+        "prototypes_title": _of_prototypes(len(prototypes), len(numbers)),
+    }
+
+
+def _of_prototypes(used: int, k: int) -> str:
+    if used == k:
+        return "They belong to the nearest prototype" if k == 1 else f"They belong to the {k} nearest prototypes"
+    return f"They belong to {used} of the {k} nearest prototypes; the others gave none"
+
+
+def fit_words(vs: VoiceStyle, similarity: Tensor) -> list[str]:
+    """How near to a voice faces of these cosines (N,) are: as percentiles where the model knows them."""
+    known = vs.percentile(similarity)
+    if known is None:
+        return [f"similarity {value:.2f}" for value in similarity.tolist()]
+    return [f"nearer than {min(99, int(100 * share))} %" for share in known]
+
+
+def _counted(num: int, noun: str) -> str:
+    return f"{num} {noun}" if num == 1 else f"{num} {noun}s"
+
+
+def _in_lines(title: str, tiles: list[Tile]) -> list[Row]:
+    """A row, or several where it has more tiles than a sheet is wide."""
+    return [("" if i else title, tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
+
+
+def nearest_mean(vs: VoiceStyle, nearest: Nearest) -> Tensor:
+    """The mean latent (1,w_dim) of the nearest prototype that a member was taken of, on the CPU."""
+    used = vs.bank.assignments[nearest.members].tolist()
+    first = next(prototype for prototype in nearest.prototypes.tolist() if prototype in used)
+    return vs.bank.latents[vs.bank.members_of(first)].mean(0, keepdim=True)
 
 
 # ----------------------------------------------------------------------------------------------------- a whole bank

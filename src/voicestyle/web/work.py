@@ -68,9 +68,10 @@ def retrieve(
     """The prototypes nearest to a voice."""
 
     def work(job: Job) -> dict[str, Any]:
-        told, pictures = prototypes(vs, vs.nearest_prototypes(hear(vs, clip, max_s).voice_emb, k, num_members))
+        nearest = vs.nearest_prototypes(hear(vs, clip, max_s).voice_emb, k, num_members)
+        told, pictures = prototypes(vs, nearest)
         Teller(job, vs)("prototypes", told, pictures)
-        return told
+        return {**told, **vs.describe(nearest)}
 
     return work
 

@@ -197,26 +197,20 @@ export class Panel {
     this.tell("Looking for the nearest prototypes");
   }
 
-  on_prototypes({ prototypes, members }) {
+  on_prototypes(told) {
     this.find(".evidence").hidden = false;
-    this.find(".prototypes").replaceChildren(...prototypes.map((prototype, i) => {
-      const tiles = make("ul", { className: "tiles" });
-      tiles.append(this.tile(prototype.picture, `mean of its ${prototype.size}`));
-      for (const member of members.filter((m) => m.prototype === prototype.prototype)) {
-        tiles.append(this.tile(member.picture, `${member.member} ${member.similarity.toFixed(2)}`));
-      }
-      const title = make("h3", { textContent: `Prototype ${prototype.prototype} ` });
-      title.append(make("span", { textContent: `similarity ${prototype.similarity.toFixed(2)}` }));
-      const item = make("li", {});
-      item.append(title, tiles);
-      if (i === 0) this.show(this.file(`${prototype.picture}.jpg`), "The nearest prototype");
-      return item;
-    }));
+    for (const kind of ["members", "prototypes"]) this.find(`.evidence .${kind}-title`).textContent = `${told[`${kind}_title`]}.`;
+    this.find(".members").replaceChildren(
+      ...told.members.map((m) => this.tile(m.picture, m.fit, `of prototype ${m.prototype}`)));
+    this.find(".prototypes").replaceChildren(
+      ...told.prototypes.map((p) => this.tile(p.picture, `prototype ${p.prototype}`, `${p.place}, mean of its ${p.size}`)));
+    this.show(this.file(`${told.prototypes[0].picture}.jpg`), "A group of faces near this voice, as one face");
   }
 
-  tile(picture, caption) {
+  tile(picture, ...lines) {
     const item = make("li", {});
-    item.append(make("img", { src: this.file(`${picture}.jpg`), alt: "", loading: "lazy" }), caption);
+    item.append(make("img", { src: this.file(`${picture}.jpg`), alt: "", loading: "lazy" }));
+    item.append(...lines.map((textContent) => make("span", { textContent })));
     return item;
   }
 
