@@ -98,8 +98,7 @@ def nearest_rows(vs: VoiceStyle, nearest: Nearest) -> list[Row]:
         (m["image"], f"{m['member']}\n{m['fit']}\nof prototype {m['prototype']}") for m in shown["members"]
     ]
     prototypes: list[Tile] = [
-        (p["image"], f"prototype {p['prototype']}\n{p['place']}\nmean of its {p['size']}")
-        for p in shown["prototypes"]
+        (p["image"], f"prototype {p['prototype']}\n{p['place']}\nmean of its {p['size']}") for p in shown["prototypes"]
     ]
     return [*_in_lines(shown["members_title"], members), *_in_lines(shown["prototypes_title"], prototypes)]
 
