@@ -32,10 +32,16 @@ from voicestyle.train.run import write_json
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 FROZEN, SMALL, LARGE = "pairs_frozen_encoder.toml", "pairs_resnet10_encoder.toml", "pairs_resnet34_encoder.toml"
+EMBEDDED = "embedded_encoder.toml"
 CID = ("objective.prototypes=[]",)
 CCA = ("start.ridge=6.0", "schedule.lr=1e-5", "schedule.min_lr=1e-6", "schedule.steps=60")
 UNFROZEN = (*CCA, "views.read=inputs", "views.windows_per_view=1", "views.num_windows=2",
             "schedule.batch=128", "schedule.steps=30")  # fmt: skip
+# from the embedded encoder's closed form; its similarities spread a third as far as those of unit vectors usually do
+COHORT = ("more_manifests=[]", "schedule.steps=60", "schedule.lr=1e-5", "schedule.min_lr=1e-6",
+          "objective.temperature=0.1")  # fmt: skip
+FASTER = (*COHORT, "schedule.lr=1e-4", "schedule.min_lr=1e-5")
+PROTOTYPES = ("objective.prototypes=[30,60,90]",)
 COLUMNS = ("cv any", "cv same", "val any", "val same", "val wild any", "val wild same")
 
 
@@ -72,6 +78,14 @@ RUNGS = (
     Rung("CCA start, CMPC, last layers unfrozen", FROZEN,
          (*UNFROZEN, 'schedule.unfreeze=["face_backbone.blocks.13", "face_backbone.fc", "voice_backbone.linear"]'),
          "unfrozen"),
+    Rung("cohort start alone", EMBEDDED, ("more_manifests=[]",), "cohort"),
+    Rung("cohort start, CID", EMBEDDED, (*COHORT, *CID), "cohort"),
+    Rung("cohort start, + prototypes", EMBEDDED, (*COHORT, *PROTOTYPES, "objective.recalibration=false"), "cohort"),
+    Rung("cohort start, CMPC", EMBEDDED, (*COHORT, *PROTOTYPES), "cohort"),
+    Rung("cohort start, CID, lr 1e-4", EMBEDDED, (*FASTER, *CID), "cohort"),
+    Rung("cohort start, CMPC, lr 1e-4", EMBEDDED, (*FASTER, *PROTOTYPES), "cohort"),
+    Rung("cohort start, CMPC, temperature 0.03", EMBEDDED, (*COHORT, *PROTOTYPES, "objective.temperature=0.03"),
+         "cohort"),
     Rung("ResNet-10 pair, width 16, 64 px, CID", SMALL, CID, "trained"),
     Rung("ResNet-10 pair, width 16, 64 px, CMPC", SMALL, (), "trained"),
     Rung("ResNet-18 pair, width 32, 64 px, CMPC", SMALL,
