@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import torch.nn.functional as F
 from hypothesis import given
@@ -33,7 +34,10 @@ from voicestyle.calibration import (
 from voicestyle.checkpoint import SUGGESTION
 from voicestyle.evaluate.calibration import Voices, fit_suggestion, score_suggestion
 from voicestyle.live import hear
-from voicestyle.report import make_report, report_html, save_report
+from voicestyle.report import make_report
+from voicestyle.report_page import report_html, save_report
+from voicestyle.show import evidence, way_tiles
+from voicestyle.speech import detector
 from voicestyle.suggestion import Suggestion
 
 
@@ -171,6 +175,25 @@ def test_nothing_is_said_of_what_is_short_strange_or_unsure() -> None:
     assert any("neither is likelier" in why for why in unsure["sex"]["withheld"]) and unsure["age"]["withheld"] == []
 
 
+def test_a_doubt_withholds_all_and_is_told_first() -> None:
+    made = fit_suggestion(people(300, 0.6, 0), people(200, 0.6, 1, 1000), "f" * 64)
+    told = made(np.array([1, 0, 1.0]) / math.sqrt(2), 5.0, "no speech found in 5.0 s")
+    assert (
+        told["sex"]["withheld"] == told["age"]["withheld"] == ["no speech found in 5.0 s"]
+        and "woman" not in told["sex"]
+    )
+
+
+def test_the_report_of_noise_says_that_it_is_noise(vs: pipeline.VoiceStyle, tmp_path: Path) -> None:
+    if detector() is None:
+        pytest.skip("needs models/silero_vad.safetensors")
+    noise = tmp_path / "noise.wav"
+    soundfile.write(noise, 0.2 * np.random.default_rng(0).standard_normal(48000), 16000)
+    voice = hear(vs, noise)
+    report = make_report(vs, vs.generate_from(voice.voice_emb), voice)
+    assert report["sections"][0]["lines"][0].startswith("Do not believe this face: no speech found in 3.0 s")
+
+
 def test_an_age_that_the_voice_does_not_tell_is_not_told() -> None:
     apparent = people(100, 0.6, 0)
     shuffled = np.random.default_rng(0).permutation(np.unique(apparent.age))
@@ -191,7 +214,10 @@ def test_the_report_is_one_page_that_asks_for_nothing(vs: pipeline.VoiceStyle, t
     assert torch.allclose(voice.voice_emb, vs.encode_voice(VOICE), atol=1e-6)
     report = save_report(vs, made, voice, tmp_path / "report.html", "voicestyle generate <clip>")
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3 and "&lt;clip&gt;" in page
+    assert page.count("data:image/png;base64,") == 2 and "&lt;clip&gt;" in page
+    shown = evidence(vs, made.prototypes)
+    tiles = len(shown["members"]) + len(shown["prototypes"]) + 2 * len(way_tiles(vs, made, 0, 4))
+    assert page.count("data:image/jpeg;base64,") == tiles == page.count("<figcaption>")
     for outside in ("http://", "https://", "<script", "url("):
         assert outside not in page, outside
     assert report["suggestion"] is None and "was not calibrated" in page

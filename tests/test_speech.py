@@ -53,6 +53,14 @@ def test_little_speech_in_much_noise() -> None:
     assert said(waveform).startswith("clip.wav: little speech, much noise: 1.")
 
 
+@needs_weights
+def test_speech_that_drowns_in_noise() -> None:
+    voice = load_audio(VOICE)
+    noise = voice.std() * torch.from_numpy(np.random.default_rng(1).standard_normal(len(voice))).float()
+    assert said(voice + noise).startswith("clip.wav: little but noise: what is loud stands ")
+    assert said(voice + 0.3 * noise) == ""
+
+
 def test_the_network_takes_any_length_and_knows_no_future() -> None:
     torch.manual_seed(0)
     network, waveform = SileroVAD().eval(), torch.from_numpy(NOISE["white"]).float()

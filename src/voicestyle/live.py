@@ -18,6 +18,7 @@ from torch import Tensor
 from voicestyle.audio import load_audio, normalize_volume, speech_frames, voice_input
 from voicestyle.image import to_pil
 from voicestyle.show import evidence, way_images
+from voicestyle.speech import doubt
 
 if TYPE_CHECKING:
     from voicestyle.generation import Generation
@@ -40,6 +41,7 @@ class Heard:
     features: Tensor  # (1,F) unit norm: of the networks that the embedding is made from
     outline: dict[str, Any]  # see `outline`
     halves: tuple[Tensor, Tensor] | None  # (2,D) and (2,F): the same of both halves of the clip; None: too short
+    doubt: str | None  # why it is perhaps no speech, see `speech.doubt`
 
 
 def hear(vs: VoiceStyle, clip: str | Path, max_s: float = math.inf, vad: bool | None = None) -> Heard:
@@ -61,7 +63,8 @@ def hear(vs: VoiceStyle, clip: str | Path, max_s: float = math.inf, vad: bool | 
         halves = torch.cat([first[0], second[0]]), torch.cat([first[1], second[1]])
     except ValueError:  # less speech in one of them than an embedding needs
         halves = None
-    return Heard(voice_emb, features, outline(vs, waveform, vad), halves)
+    told = outline(vs, waveform, vad)
+    return Heard(voice_emb, features, told, halves, doubt(waveform) if rate == 16000 else None)
 
 
 @torch.no_grad()

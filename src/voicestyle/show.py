@@ -122,12 +122,13 @@ def evidence(vs: VoiceStyle, nearest: Nearest) -> dict[str, Any]:
     images = vs.synthesize(torch.cat([torch.stack(means), bank.latents[nearest.members]])).split(1)
     for item, image in zip([*prototypes, *members], images, strict=True):
         item["image"] = image
-    percent = " (percent: random pairs of a voice and a face that are less alike)" if "%" in fits[0] else ""
+    legend = " (percentile: of 100 random pairs of a voice and a face, so many are less alike)"
     return {
         "members": members,
         "prototypes": prototypes,
         "unused": [number for number in numbers if number not in used],
-        "members_title": f"The search starts from the mean of {_counted(len(members), 'member')}{percent}",
+        "members_title": f"The search starts from the mean of {_counted(len(members), 'member')}"
+        + (legend if "percentile" in fits[0] else ""),
         "prototypes_title": _of_prototypes(len(prototypes), len(numbers)),
     }
 
@@ -143,7 +144,7 @@ def fit_words(vs: VoiceStyle, similarity: Tensor) -> list[str]:
     known = vs.percentile(similarity)
     if known is None:
         return [f"similarity {value:.2f}" for value in similarity.tolist()]
-    return [f"nearer than {min(99, int(100 * share))} %" for share in known]
+    return [f"percentile {min(99, int(100 * share))}" for share in known]
 
 
 def _counted(num: int, noun: str) -> str:

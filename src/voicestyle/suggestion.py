@@ -44,14 +44,15 @@ class Suggestion:
     encoder_fingerprint: str
     about: Mapping[str, Any]  # people and labels it was fitted on, JSON-ready
 
-    def __call__(self, features: Array, speech_s: float) -> dict[str, Any]:
+    def __call__(self, features: Array, speech_s: float, doubt: str | None = None) -> dict[str, Any]:
         """What features (F,) of a voice with so much speech suggest, as plain JSON-ready values.
 
-        Where something speaks against an answer, `withheld` says what, in words, and there is none.
+        Where something speaks against an answer (`doubt` of its caller, too), `withheld` says what, in words, and there
+        is none.
         """
         distance = float(self.familiarity.distance(features[None])[0])
         woman = self.woman(features)
-        withheld = []
+        withheld = [] if doubt is None else [doubt]
         if speech_s < self.min_speech_s:
             withheld.append(f"only {speech_s:.1f} s of speech; at least {self.min_speech_s:g} s are needed")
         if distance > self.max_distance:

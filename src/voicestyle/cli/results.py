@@ -243,12 +243,12 @@ def save_generation(vs: VoiceStyle, made: Generation, target: Path, sheet: bool,
 
 def save_report(vs: VoiceStyle, made: Generation, voice: str, target: Path, vad: bool | None) -> Record:
     """Write what the voice suggests as NAME-report.html; where it is, and the report itself."""
-    from voicestyle import report
     from voicestyle.live import hear
+    from voicestyle.report_page import save_report as save
 
     path = target.with_name(f"{target.stem}-report.html")
     command = shlex.join(["voicestyle", *sys.argv[1:]])
-    told = report.save_report(vs, made, hear(vs, voice, vad=vad), path, command)
+    told = save(vs, made, hear(vs, voice, vad=vad), path, command)
     return {"report": str(path), "suggestion": told["suggestion"]}
 
 

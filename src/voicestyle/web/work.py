@@ -15,7 +15,8 @@ from voicestyle.image import open_image, to_pil
 from voicestyle.label import labelled
 from voicestyle.live import Heard, compare, hear, prototypes, watch_generation
 from voicestyle.replay import describe_face
-from voicestyle.report import make_report, report_html
+from voicestyle.report import make_report
+from voicestyle.report_page import report_html
 from voicestyle.show import generation_sheet
 from voicestyle.web.jobs import File, Job
 
