@@ -191,3 +191,26 @@ def test_a_block_is_local() -> None:
     # cut edges are at the top and on the right
     assert (crop - whole[..., 16:, :48])[..., 8:, :-8].abs().max() < 1e-12
     assert (crop - whole[..., 16:, :48]).abs().max() > 1e-6
+
+
+def test_what_is_kept_of_frozen_weights_follows_them(tiny: Generator) -> None:
+    """What the convolutions prepare of frozen weights is found anew when these change, in place or by others."""
+    generator = Generator(GeneratorConfig.tiny()).requires_grad_(False)
+    generator.load_state_dict(tiny.state_dict())
+    w = generator.mapping(inp("z", (2, generator.config.z_dim)))
+
+    def picture(network: Generator) -> Tensor:
+        fresh = Generator(network.config)
+        fresh.load_state_dict(network.state_dict())
+        expected = fresh.synthesis(w.to(network.w_avg)).detach()
+        assert torch.equal(network.synthesis(w.to(network.w_avg)), expected)
+        return expected
+
+    before = picture(generator)
+    generator.synthesis.convs[1].conv.weight.mul_(-0.5)
+    after = picture(generator)
+    assert not torch.equal(before, after)
+    generator.load_state_dict(tiny.state_dict(), assign=True)
+    assert torch.equal(picture(generator.requires_grad_(False)), before)
+    assert generator.double().synthesis(w.double()).dtype == torch.float64
+    assert difference(generator.synthesis(w.double()), before) < SINGLE
