@@ -6,9 +6,12 @@ import io
 import json
 import logging
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import numpy as np
@@ -278,6 +281,38 @@ def test_a_job_has_a_deadline(connect: Connect) -> None:
     client = connect(deadline_s=0.05)
     job = finished(client, ask(client, steps=300, num_faces=4), "stopped")
     assert "longer" in job["problem"]["detail"]
+
+
+def test_a_decoder_that_hangs_is_ended_with_its_job(connect: Connect) -> None:
+    client = connect()
+    service = client.app.state.service
+    service.jobs.deadline_s = 0.3
+    hanging = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdin=PIPE, stdout=PIPE)
+    service.decoder.stop()
+    service.decoder._process = hanging
+    job = finished(client, ask(client, "embed"), "stopped")
+    assert "longer" in job["problem"]["detail"] and hanging.poll() is not None
+    service.jobs.deadline_s = 60.0
+    finished(client, ask(client, "embed"))  # by a new process
+
+
+def test_a_decoder_that_breaks_down_fails_its_job_alone(connect: Connect) -> None:
+    client = connect()
+    service = client.app.state.service
+    service.decoder.stop()
+    service.decoder._process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=PIPE, stdout=PIPE)
+    job = finished(client, ask(client, "embed"), "failed")
+    assert job["problem"]["detail"].startswith("your file: it broke the decoder")
+    finished(client, ask(client, "embed"))
+
+
+def test_nothing_is_left_running(connect: Connect) -> None:
+    client = connect()
+    process = client.app.state.service.decoder.start()
+    assert process.poll() is None
+    client.__exit__(None, None, None)
+    assert process.poll() is not None
+    client.__enter__()
 
 
 def test_an_upload_is_refused_while_it_arrives(connect: Connect) -> None:

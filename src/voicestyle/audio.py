@@ -52,7 +52,7 @@ def _from_array(waveform: Tensor | np.ndarray, rate: float | None, sample_rate: 
     full_scale = 2.0 ** (8 * samples.itemsize - 1) if samples.dtype.kind == "i" else 1.0
     starts = range(0, samples.shape[1], _BLOCK)
     blocks = (samples[:, i : i + _BLOCK].T / full_scale for i in starts)
-    return to_mono([(rate, blocks)], sample_rate, "waveform")
+    return torch.from_numpy(to_mono([(rate, blocks)], sample_rate, "waveform"))
 
 
 def normalize_volume(waveform: Tensor, target_dbfs: float = TARGET_DBFS) -> Tensor:

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soundfile
 import soxr
-import torch
-from torch import Tensor
 
 from voicestyle.riff import Part, repaired
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import InputContainer
+    from torch import Tensor
 
 MAX_RECORDING_S = 1800  # seconds of a recording that are read; more: half a gigabyte for features alone
 
@@ -45,6 +44,13 @@ _STREAMS = {
 
 
 def load_audio(path: str | Path, sample_rate: int = 16000) -> Tensor:
+    """What `decode` returns, as a tensor."""
+    import torch  # which a process that only decodes does without
+
+    return torch.from_numpy(decode(path, sample_rate))
+
+
+def decode(path: str | Path, sample_rate: int = 16000) -> np.ndarray:
     """A recording as mono float32 (num_samples,) in [-1, 1] at `sample_rate` Hz.
 
     Any container and codec of libsndfile or FFmpeg, any rate, channels averaged. A file that cannot be decoded to its
@@ -208,7 +214,7 @@ def _declared_s(container: InputContainer, stream: AudioStream, part: Part) -> f
     return 0.0
 
 
-def to_mono(streams: Iterable[tuple[float, Iterable[np.ndarray]]], sample_rate: int, name: str) -> Tensor:
+def to_mono(streams: Iterable[tuple[float, Iterable[np.ndarray]]], sample_rate: int, name: str) -> np.ndarray:
     """Streams, each a rate in Hz and blocks (n, channels), as one mono waveform at `sample_rate`, clipped to [-1, 1].
 
     Raises:
@@ -230,7 +236,7 @@ def to_mono(streams: Iterable[tuple[float, Iterable[np.ndarray]]], sample_rate: 
     if is_empty:
         raise ValueError(f"{name}: no samples in it, expected a recording; copy or export it again")
     whole = np.concatenate(made)[: MAX_RECORDING_S * sample_rate]
-    return torch.from_numpy(whole.clip(-1, 1, out=whole))
+    return whole.clip(-1, 1, out=whole)
 
 
 def _resampled(blocks: Iterable[np.ndarray], rate: float, sample_rate: int, name: str) -> Iterator[np.ndarray]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # what happened, JSON-ready details, pictures by name; may raise to stop the work
 Tell = Callable[[str, dict[str, Any], dict[str, PIL.Image.Image]], None]
 
+Load = Callable[[Path | str, int], Tensor]  # what `load_audio` does: a path, a rate in Hz
+
 NUM_PEAKS = 240  # of the outline of a recording
 NUM_FRAMES = 25  # of the way from prototype to face
 EVERY = 4  # steps from one picture on the way to the next
@@ -44,14 +46,16 @@ class Heard:
     doubt: str | None  # why it is perhaps no speech, see `speech.doubt`
 
 
-def hear(vs: VoiceStyle, clip: str | Path, max_s: float = math.inf, vad: bool | None = None) -> Heard:
+def hear(
+    vs: VoiceStyle, clip: str | Path, max_s: float = math.inf, vad: bool | None = None, load: Load = load_audio
+) -> Heard:
     """A recording's embedding, and how it is drawn; `vad`: remove silence first, as the model was trained where None.
 
     Raises:
         FileNotFoundError, ValueError: as `VoiceStyle.encode_voice`; a recording of more than `max_s` seconds
     """
     rate = vs.config.encoder.log_mel.sample_rate
-    waveform = load_audio(clip, rate)
+    waveform = load(clip, rate)
     if len(waveform) > max_s * rate:
         raise ValueError(f"{clip}: {len(waveform) / rate:.0f} s long, at most {max_s:g} s are taken; cut it")
     try:

@@ -10,8 +10,11 @@ import logging
 import time
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from voicestyle import __version__
 
 log = logging.getLogger("voicestyle.web")
 STANDARD = set(vars(logging.makeLogRecord({})))  # fields that every record has
@@ -44,6 +47,21 @@ class Numbers:
         self.waiting = Gauge("voicestyle_jobs_waiting", "Jobs that have not begun", **register)
         self.running = Gauge("voicestyle_jobs_running", "Jobs under way", **register)
         self.sessions = Gauge("voicestyle_sessions", "Visitors that are remembered", **register)
+
+
+def health(numbers: Numbers) -> APIRouter:
+    """What whoever runs the server asks: whether it is well, and the numbers."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok", "version": __version__}
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(numbers.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router
 
 
 class Watch:

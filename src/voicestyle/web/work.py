@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import PIL.Image
+import torch
 from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 
 from voicestyle.image import open_image, to_pil
 from voicestyle.label import labelled
@@ -18,6 +20,7 @@ from voicestyle.replay import describe_face
 from voicestyle.report import make_report
 from voicestyle.report_page import report_html
 from voicestyle.show import generation_sheet
+from voicestyle.web.apart import Decoder
 from voicestyle.web.jobs import File, Job
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 AGAIN = "voicestyle replay face.json -o face.png"
 QUALITY = 88  # of JPEG: what is shown on the way; results are PNG
 Pictures = dict[str, PIL.Image.Image]
+Listen = Callable[[Job], Heard]
 
 
 class Teller:
@@ -42,12 +46,27 @@ class Teller:
         self.job.emit(name, {**data, "pictures": sorted(files)}, files)
 
 
-def generate(vs: VoiceStyle, voice: Path | Heard, max_s: float, **options: Any) -> Callable[[Job], dict[str, Any]]:
+def listener(vs: VoiceStyle, decoder: Decoder, max_s: float) -> Callable[[Path], Listen]:
+    """For a recording, the function that hears it in a job; its decoding ends when the job has to."""
+
+    def listen(clip: Path) -> Listen:
+        def work(job: Job) -> Heard:
+            def load(path: Path | str, rate: int) -> Tensor:
+                return torch.from_numpy(decoder.load(path, rate, job.check))
+
+            return hear(vs, clip, max_s, load=load)
+
+        return work
+
+    return listen
+
+
+def generate(vs: VoiceStyle, listen: Listen, **options: Any) -> Callable[[Job], dict[str, Any]]:
     """Faces for a voice, step by step; in the end pictures as PNG, their sheet, moving pictures, and a recipe."""
 
     def work(job: Job) -> dict[str, Any]:
         tell = Teller(job, vs)
-        job.kept = voice if isinstance(voice, Heard) else hear(vs, voice, max_s)
+        job.kept = listen(job)
         made = watch_generation(vs, job.kept, tell, **options)
         files = {"sheet.png": png(generation_sheet(vs, made), vs.metadata())}
         for face, picture in enumerate(to_pil(made.image)):
@@ -63,23 +82,23 @@ def generate(vs: VoiceStyle, voice: Path | Heard, max_s: float, **options: Any) 
     return work
 
 
-def retrieve(
-    vs: VoiceStyle, clip: Path, max_s: float, k: int | None, num_members: int | None
-) -> Callable[[Job], dict[str, Any]]:
+def retrieve(vs: VoiceStyle, listen: Listen, k: int | None, num_members: int | None) -> Callable[[Job], dict[str, Any]]:
     """The prototypes nearest to a voice."""
 
     def work(job: Job) -> dict[str, Any]:
-        nearest = vs.nearest_prototypes(hear(vs, clip, max_s).voice_emb, k, num_members)
+        nearest = vs.nearest_prototypes(listen(job).voice_emb, k, num_members)
         told, pictures = prototypes(vs, nearest)
         Teller(job, vs)("prototypes", told, pictures)
-        return {**told, **vs.describe(nearest)}
+        shown = {prototype["prototype"]: prototype for prototype in told["prototypes"]}
+        every = [{**one, **shown.get(one["prototype"], {})} for one in vs.describe(nearest)["prototypes"]]
+        return {**told, "prototypes": every}
 
     return work
 
 
-def embed_voice(vs: VoiceStyle, clip: Path, max_s: float) -> Callable[[Job], dict[str, Any]]:
+def embed_voice(listen: Listen) -> Callable[[Job], dict[str, Any]]:
     """The embedding of a voice."""
-    return lambda job: {"embedding": hear(vs, clip, max_s).voice_emb[0].tolist()}
+    return lambda job: {"embedding": listen(job).voice_emb[0].tolist()}
 
 
 def embed_face(vs: VoiceStyle, picture: Path, align: bool, voice: Heard | None) -> Callable[[Job], dict[str, Any]]:
