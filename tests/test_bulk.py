@@ -83,6 +83,17 @@ def test_inputs_come_out_of_folders_tables_and_tars(clips: Path, tmp_path: Path)
     assert is_many([str(clips)]) and not is_many([str(clips / "0.wav")])
 
 
+def test_folders_give_whatever_can_be_read_and_say_what_is_left_out(clips: Path, tmp_path: Path) -> None:
+    (folder := tmp_path / "many").mkdir()
+    for name in ("a.caf", "b.AMR", "c.oga", "d.mka", "e.3gp", "f.wv", "x.txt", "README", ".hidden.wav"):
+        (folder / name).touch()
+    (folder / "linked").symlink_to(clips)
+    with pytest.warns(UserWarning, match=r"many: left out, no voices by their names: 1 of .txt, 1 of no suffix"):
+        found = [item.name for item in items([folder], "voice")]
+    assert found[:6] == [str(folder / name) for name in ("a.caf", "b.AMR", "c.oga", "d.mka", "e.3gp", "f.wv")]
+    assert len(found) == 6 + 7 == count([folder], "voice")
+
+
 @pytest.mark.parametrize("wrong", ["missing.wav", "empty", "columns.csv", "broken.tar"])
 def test_a_source_that_is_none_is_told(wrong: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()

@@ -6,18 +6,24 @@ import io
 import json
 import math
 import os
+import re
 import sys
 
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+import voicestyle.audio
+import voicestyle.faults
 import voicestyle.pipeline
 from tiny import VOICE, save_tiny
 from voicestyle.cli import main
 from voicestyle.cli.results import _own_names, picture_targets
 from voicestyle.cli.threads import num_running, quota, set_threads
+from voicestyle.decoding import load_audio
+from voicestyle.faults import FaultError
 from voicestyle.files import named
+from voicestyle.image import load_image
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +120,46 @@ def test_the_boundary_of_an_item():
     assert "KeyError: 'x'" in error(KeyError("x"))
     with pytest.raises(KeyboardInterrupt), named("a.wav"):
         raise KeyboardInterrupt
+
+
+def test_a_fault_of_the_program_is_told_of_as_such(tmp_path, model, monkeypatch):
+    """A made-up mistake in a line of the package: the item fails, the rest goes on, and nothing is said against it."""
+    monkeypatch.setattr(voicestyle.audio, "load_audio", lambda path, rate: path)  # what follows expects a tensor
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(VOICE.read_bytes())
+    monkeypatch.setenv("VOICESTYLE_DEBUG", "")
+    result = run("embed", "voice", bad, VOICE, "--model", model)
+    errors = [json.loads(line)["error"] for line in result.stdout.splitlines()]
+    assert result.exit_code == 1 and [error.split(": ")[0] for error in errors] == [str(bad), str(VOICE)]
+    for error in errors:
+        assert ": a fault of voicestyle, and none of this input (" in error and "check that it is sound" not in error
+        assert re.search(r", at \w+(/\w+)*\.py:\d+\); please report it$", error)
+    assert "Traceback" not in result.stderr
+    told = run("--debug", "embed", "voice", bad, "--model", model).stderr
+    assert "Traceback" in told and "Error: " in told
+
+
+@pytest.mark.parametrize("mistake", ["x.y", "x()", "unknown", "{}['a']", "[][1]", "1 / 0", "1 + 'a'"])
+def test_whose_fault_an_error_is(mistake):
+    """The same error is ours where it arises in a line of the package, and the item's where a library raises it."""
+    ours = compile(mistake, voicestyle.faults.__file__, "eval")
+    with pytest.raises(FaultError, match=r"^a.wav: a fault of voicestyle.*, at faults.py:1\)"), named("a.wav"):
+        eval(ours, {"x": None})
+    with pytest.raises(FaultError, match=r"^a.wav: b.wav: a fault"), named("a.wav"), named("b.wav"):
+        eval(ours, {"x": None})
+    with pytest.raises(ValueError, match=r"^a.wav: cannot be used") as caught, named("a.wav"):
+        eval(compile(mistake, "PIL/Image.py", "eval"), {"x": None})
+    assert not isinstance(caught.value, FaultError)
+    for read in (load_audio, load_image):  # whose own guards let faults through
+        assert_passes(read, ours)
+
+
+def assert_passes(read, ours):
+    module = "voicestyle.decoding._streams" if read is load_audio else "voicestyle.image.to_rgb"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, lambda *_: eval(ours, {"x": None}))
+        with pytest.raises((AttributeError, TypeError, NameError, LookupError, ArithmeticError)):
+            read(VOICE if read is load_audio else VOICE.parents[1] / "docs" / "steps.png")
 
 
 def test_ctrl_c_has_a_status_of_its_own(tmp_path, monkeypatch):

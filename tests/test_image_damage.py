@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,17 @@ def test_long_text_beside_the_pixels(tmp_path: Path) -> None:
         Image.fromarray(PIXELS).save(path := tmp_path / "a.png", pnginfo=info)
         assert np.array_equal(np.asarray(open_image(path)), PIXELS)
         assert np.array_equal(np.asarray(open_image(io.BytesIO(path.read_bytes()), "upload")), PIXELS)
+
+
+@pytest.mark.parametrize("kind", [b"gAMA", b"pHYs", b"sRGB", b"cHRM", b"iCCP", b"tEXt", b"zTXt", b"iTXt", b"acTL"])
+@pytest.mark.parametrize("data", [b"", b"\0", b"\xff" * 3], ids=["empty", "short", "bytes"])
+def test_damage_beside_the_pixels_of_a_png(tmp_path: Path, kind: bytes, data: bytes) -> None:
+    Image.fromarray(PIXELS).save(sound := tmp_path / "sound.png")
+    png = sound.read_bytes()
+    for number, checksum in enumerate((zlib.crc32(kind + data), 0)):
+        chunk = len(data).to_bytes(4, "big") + kind + data + checksum.to_bytes(4, "big")
+        (path := tmp_path / f"{number}.png").write_bytes(png[:33] + chunk + png[33:])
+        assert torch.equal(load_image(path), load_image(sound))
 
 
 def test_pixels_without_a_known_range(tmp_path: Path) -> None:

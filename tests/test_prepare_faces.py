@@ -242,7 +242,7 @@ def test_boxes_are_written_into_a_manifest(photographs: Path, tmp_path, monkeypa
         write_boxes(Manifest(tuple(items[3:])), out)
     command = ["data", "prepare", "boxes", str(out), "-o", str(tmp_path / "m.parquet"), "--workers", "1"]
     done = CliRunner().invoke(main, command)
-    assert done.exit_code == 0 and done.stdout == f"{tmp_path / 'm.parquet'}\n" and "no box: 2.png: " in done.stderr
+    assert done.exit_code == 1 and done.stdout == f"{tmp_path / 'm.parquet'}\n" and "no box: 2.png: " in done.stderr
 
 
 def test_bad_folders(tmp_path) -> None:
@@ -258,7 +258,7 @@ def test_bad_folders(tmp_path) -> None:
 def test_the_command(photographs: Path, tmp_path) -> None:
     command = ["data", "prepare", "faces", str(photographs), "-o", str(tmp_path / "out"), "--frame", "canonical"]
     done = CliRunner().invoke(main, [*command, "--size", "16", "--min-face", "0", "--workers", "1"])
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 1, done.output
     assert done.stdout == f"{tmp_path / 'out/faces.csv'}\t3 faces\n{tmp_path / 'out/failed.csv'}\t3 failed\n"
 
 

@@ -167,6 +167,6 @@ def test_the_command(manifest: Manifest, tmp_path) -> None:
     manifest.write(tmp_path / "m.csv")
     command = ["data", "prepare", "cache", str(tmp_path / "m.csv"), "-o", str(tmp_path / "cache"), "--workers", "1"]
     done = CliRunner().invoke(main, command)
-    assert done.exit_code == 0 and done.stdout == f"{tmp_path / 'cache'}\t9 log-mels\n"
+    assert done.exit_code == 1 and done.stdout == f"{tmp_path / 'cache'}\t9 log-mels\n"
     assert done.stderr.startswith(f"left out: {BROKEN}: not a recording")
     assert len(LogMelShards(tmp_path / "cache", CONFIG)) == 9

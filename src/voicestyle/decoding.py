@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from voicestyle.faults import fault_of
 from voicestyle.riff import Part, repaired
 
 if TYPE_CHECKING:
@@ -36,9 +37,14 @@ _STREAMS = {
     b"OggS": re.compile(rb"OggS\x00[\x02\x03]"),
     b"fLaC": re.compile(rb"fLaC\x00\x00\x00\x22"),
     b"RIFF": re.compile(rb"RIFF....WAVEfmt ", re.DOTALL),
+    b"riff": re.compile(rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00.{8}wave\xf3\xac", re.DOTALL),
     b"FORM": re.compile(rb"FORM....AIF[FC](?:COMM|FVER)", re.DOTALL),
     b"caff": re.compile(rb"caff\x00\x01\x00\x00desc"),
     b"#!AM": re.compile(rb"#!AMR(?:-WB)?\n"),
+    b".snd": re.compile(rb"\.snd\x00\x00.[\x00-\xff].{4}\x00\x00\x00[\x01-\x1b]", re.DOTALL),
+    b"FLV\x01": re.compile(rb"FLV\x01[\x01\x04\x05]\x00\x00\x00\x09\x00\x00\x00\x00"),
+    b"TTA1": re.compile(rb"TTA1[\x01\x03]\x00.\x00", re.DOTALL),
+    b"\x30\x26\xb2\x75": re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"),
     b"\x1aE\xdf\xa3": re.compile(rb"\x1aE\xdf\xa3.{1,40}(?:webm|matroska)", re.DOTALL),
 }
 
@@ -76,6 +82,8 @@ def decode(path: str | Path, sample_rate: int = 16000) -> np.ndarray:
     except (ValueError, OSError, ImportError):
         raise
     except Exception as error:  # decoders raise nearly anything
+        if fault_of(error):
+            raise
         raise ValueError(f"{path}: cannot be decoded ({error!r}); copy or export it again") from error
 
 
@@ -86,7 +94,8 @@ def _streams(data: mmap.mmap) -> list[tuple[int, int]]:
     starts = [found.start() for found in pattern.finditer(data)] if pattern else []
     if data[:4] == b"OggS":  # the streams of a film begin together, page after page
         ends = [
-            start + 27 + data[start + 26] + sum(data[start + 27 : start + 27 + data[start + 26]]) for start in starts
+            start + 27 + len(sizes := data[start + 27 : start + 27 + sum(data[start + 26 : start + 27])]) + sum(sizes)
+            for start in starts
         ]
         starts = [start for start, end in zip(starts, [-1, *ends], strict=False) if start != end]
     elif data[4:8] == b"ftyp":
@@ -116,6 +125,7 @@ def _is_mp3(head: bytes) -> bool:
 
 def _open(part: Part, path: Path) -> tuple[float, Iterator[np.ndarray]]:
     """Sample rate of a stream, and its samples in blocks (n, channels)."""
+    shortfall = 0.0
     if not (_is_mp3(part[:16]) or path.suffix.lower() in (".mp3", ".mp2", ".mpga")):
         part, shortfall = repaired(part)
         try:
@@ -126,7 +136,7 @@ def _open(part: Part, path: Path) -> tuple[float, Iterator[np.ndarray]]:
         if file is not None and 0 < file.frames < 1 << 62:
             return file.samplerate, _soundfile_blocks(file, path, shortfall)
         part.seek(0)
-    return _open_ffmpeg(part, path)
+    return _open_ffmpeg(part, path, shortfall)
 
 
 def _soundfile_blocks(file: soundfile.SoundFile, path: Path, shortfall: float) -> Iterator[np.ndarray]:
@@ -141,7 +151,7 @@ def _soundfile_blocks(file: soundfile.SoundFile, path: Path, shortfall: float) -
             raise ValueError(f"{path}: damaged or truncated ({error.error_string}); copy or export it again") from error
         read_s, log = num_read / file.samplerate, file.extra_info
         declared_s = file.frames / file.samplerate if file.format != "OGG" else 0.0
-        declared_s = max(declared_s, read_s / (1 - shortfall) if shortfall < 1 else 0.0)
+        declared_s = max(declared_s, _with_missing(read_s, shortfall))
         is_cut = file.format == "OGG" and "lacks an end-of-stream" in log and "Junk after the last page" in log
         if is_cut or _matters(declared_s - read_s, declared_s):
             raise ValueError(f"{path}: truncated after {read_s:.1f} s, more was expected; copy or export it again")
@@ -152,7 +162,7 @@ def _matters(missing_s: float, declared_s: float) -> bool:
     return missing_s > 0.1 + 0.01 * declared_s
 
 
-def _open_ffmpeg(part: Part, path: Path) -> tuple[float, Iterator[np.ndarray]]:
+def _open_ffmpeg(part: Part, path: Path, shortfall: float) -> tuple[float, Iterator[np.ndarray]]:
     """Sample rate and blocks (n, channels) of the first audio stream that FFmpeg has a decoder for."""
     import av  # slow to load, and most recordings do not need it
 
@@ -166,14 +176,16 @@ def _open_ffmpeg(part: Part, path: Path) -> tuple[float, Iterator[np.ndarray]]:
         ) from error
     for stream in container.streams.audio:
         if stream.codec_context is not None and stream.codec_context.sample_rate:
-            return stream.codec_context.sample_rate, _ffmpeg_blocks(container, stream, part, path)
+            return stream.codec_context.sample_rate, _ffmpeg_blocks(container, stream, part, path, shortfall)
     kind, is_unknown = container.format.name, bool(container.streams.audio)
     container.close()
     what = "sound of a codec that FFmpeg has no decoder for" if is_unknown else "no sound"
     raise ValueError(f"{path}: {what} in this {kind} file, expected a recording; export it as wav, flac or m4a")
 
 
-def _ffmpeg_blocks(container: InputContainer, stream: AudioStream, part: Part, path: Path) -> Iterator[np.ndarray]:
+def _ffmpeg_blocks(
+    container: InputContainer, stream: AudioStream, part: Part, path: Path, shortfall: float
+) -> Iterator[np.ndarray]:
     """Blocks (n, channels) of an audio stream; a ValueError where it ends too early or much of it is damaged."""
     import av
 
@@ -196,6 +208,9 @@ def _ffmpeg_blocks(container: InputContainer, stream: AudioStream, part: Part, p
         except av.error.FFmpegError as error:
             raise ValueError(f"{path}: damaged or truncated ({error.strerror}); copy or export it again") from error
         read_s, declared_s = num_read / rate, _declared_s(container, stream, part)
+        declared_s = max(declared_s, _with_missing(read_s, shortfall))
+    if _is_cut_page(part):
+        raise ValueError(f"{path}: truncated after {read_s:.1f} s, more was expected; copy or export it again")
     if _matters(lost_s, read_s + lost_s):
         raise ValueError(f"{path}: damaged, {lost_s:.1f} s cannot be decoded; copy or export it again")
     if _matters(declared_s - read_s, declared_s):  # declared lengths are rounded and may count encoder delay
@@ -209,9 +224,25 @@ def _declared_s(container: InputContainer, stream: AudioStream, part: Part) -> f
     name = container.format.name
     if stream.duration and ("mov" in name or (name == "mp3" and _MP3.search(part.data, part.start, part.stop))):
         return float(stream.duration * stream.time_base)
-    if "matroska" in name and container.duration and len(container.streams) == 1:
+    if ("matroska" in name or name == "flv") and container.duration and len(container.streams) == 1:
         return container.duration / av.time_base
+    if stream.frames and stream.codec_context.name.startswith("pcm_"):  # AVI: of others it counts blocks
+        return stream.frames / stream.codec_context.sample_rate
     return 0.0
+
+
+def _with_missing(read_s: float, share: float) -> float:
+    """Seconds of a recording of whose bytes that share is missing."""
+    return read_s / (1 - share) if share < 1 else 0.0
+
+
+def _is_cut_page(part: Part) -> bool:
+    """Whether an Ogg file ends within a page."""
+    start = part.data.rfind(b"OggS", part.start, part.stop) if part[:4] == b"OggS" else -1
+    if start < 0 or start + 27 > part.stop:
+        return start >= 0
+    sizes = part.data[start + 27 : start + 27 + part.data[start + 26]]
+    return start + 27 + len(sizes) + sum(sizes) > part.stop
 
 
 def to_mono(streams: Iterable[tuple[float, Iterable[np.ndarray]]], sample_rate: int, name: str) -> np.ndarray:

@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from voicestyle.faults import FaultError, as_documented, show_traceback
+
 _BLOCK = 1 << 20  # bytes that are read at a time
 
 
@@ -136,27 +138,25 @@ def named(item: str | Path) -> Iterator[None]:
     """The boundary of one item of many: whatever the block raises about it says its name, in one line.
 
     Libraries raise nearly anything on a damaged file. What cannot be about the item goes on as it is: a package that is
-    not installed, a reader that has gone, Ctrl-C.
+    not installed, a reader that has gone, Ctrl-C. With VOICESTYLE_DEBUG in the environment the traceback is printed.
 
     Raises:
         OSError: of the same kind as the block's
+        FaultError: for a fault of this program (`fault_of`)
         ValueError: for everything else
     """
     try:
         yield
     except (ImportError, BrokenPipeError):
         raise
-    except (ValueError, OSError) as error:
-        if str(item) in str(error):
-            raise
-        raise (type(error) if isinstance(error, OSError) else ValueError)(f"{item}: {error}") from error
-    except MemoryError as error:
-        raise ValueError(f"{item}: not enough memory for it; give a smaller or a shorter one") from error
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise ValueError(
-            f"{item}: cannot be used ({type(error).__name__}: {reason}); check that it is sound"
-        ) from error
+        show_traceback()
+        if isinstance(error, (ValueError, OSError)):
+            if str(item) in str(error):
+                raise
+            kind = type(error) if isinstance(error, (OSError, FaultError)) else ValueError
+            raise kind(f"{item}: {error}") from error
+        raise as_documented(item, error) from error
 
 
 def sha256_of(what: str | Path | bytes) -> str:

@@ -16,10 +16,12 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from voicestyle.faults import fault_of
 from voicestyle.files import written_whole
 
 WHITE = (255, 255, 255)
 _TURNED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow looks for the orientation
+_PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")  # pixels, and which side is up
 
 MAX_PIXELS = 1 << 24  # a picture that goes to a network is shrunk to so many as soon as it is decoded
 LIMIT = 89_000_000  # pixels of the largest picture that is opened: about what Pillow takes without a warning
@@ -73,7 +75,7 @@ def _opened(source: str | Path | BinaryIO, name: str = "") -> Iterator[Image.Ima
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # such as damaged EXIF: the picture itself can be read
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(_without_texts(source), formats=FORMATS) as pil:
+            with Image.open(_without_rest(source), formats=FORMATS) as pil:
                 if pil.width * pil.height > LIMIT:
                     raise Image.DecompressionBombError
                 yield pil
@@ -84,6 +86,8 @@ def _opened(source: str | Path | BinaryIO, name: str = "") -> Iterator[Image.Ima
     except Image.UnidentifiedImageError as error:
         raise ValueError(f"{name}: not a picture, or of another format; expected {', '.join(FORMATS)}") from error
     except Exception as error:  # decoders raise nearly anything on a damaged file
+        if fault_of(error):
+            raise
         raise ValueError(f"{name}: damaged or truncated picture ({error}); get the file again") from error
 
 
@@ -91,21 +95,21 @@ class UnsuitableError(ValueError):
     """A picture that is sound, but says nothing that could be used."""
 
 
-def _without_texts(source: Path | BinaryIO) -> Path | BinaryIO:
-    """A PNG without its text, which Pillow refuses where it is long and nobody here reads; anything else as it is."""
+def _without_rest(source: Path | BinaryIO) -> Path | BinaryIO:
+    """A PNG without the chunks that nobody here reads, which Pillow refuses where they are long or damaged."""
     with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
         start = file.tell()
         head = file.read(8)
-        chunks, has_text = [head], False
+        chunks, has_rest = [head], False
         while head == b"\x89PNG\r\n\x1a\n" and len(begin := file.read(8)) == 8:
-            length, is_text = int.from_bytes(begin[:4], "big") + 4, begin[4:] in (b"tEXt", b"zTXt", b"iTXt")
-            has_text |= is_text
-            if is_text:
+            length, is_rest = int.from_bytes(begin[:4], "big") + 4, begin[4:] not in _PNG_CHUNKS
+            has_rest |= is_rest
+            if is_rest:
                 file.seek(length, 1)
             else:
                 chunks += [begin, file.read(length)]
         file.seek(start)
-    return io.BytesIO(b"".join(chunks)) if has_text else source
+    return io.BytesIO(b"".join(chunks)) if has_rest else source
 
 
 def from_pil(pil: Image.Image, size: int | None = None) -> Tensor:

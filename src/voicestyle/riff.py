@@ -1,4 +1,4 @@
-"""WAV and AIFF files whose header is wrong about their length: what recorders that were stopped and pipes leave."""
+"""Recordings whose header is wrong about their length: what recorders that were stopped, pipes and broken copies leave."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Literal
 PLACEHOLDER = 0x3FFF0000  # bytes; what claims to hold so much and does not was written before its length was known
 
 _MAX_CHUNKS = 1000
+_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")  # a file of Windows Media begins so (ASF, 3.1)
+_ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # the object that says how long it is (ASF, 3.2)
 
 
 class Part(io.RawIOBase):
@@ -54,19 +56,33 @@ class Part(io.RawIOBase):
 def repaired(part: Part) -> tuple[Part, float]:
     """The file with a header that says what is there, and which share of what it had said is missing.
 
-    Nothing is missing where the length was left open: 0, or `PLACEHOLDER` and more. Other formats stay as they are.
+    Nothing is missing where the length was left open: 0, or `PLACEHOLDER` and more. WAV, AIFF, AU and CAF are mended;
+    Wave64 and ASF stay as they are, and of others nothing is known.
     """
     found = _sound(part)
     if found is None:
-        return part, 0.0
+        return part, _missing(len(part), _file_size(part))
     field, width, order, place, declared = found
     there = len(part) - place
-    if declared <= there and _is_chunk(part, place + declared + declared % 2, order):
+    ends = (place + declared, place + declared + declared % 2)  # what follows begins at an even place, or should
+    if declared <= there and any(_is_chunk(part, end, order) for end in ends):
         return part, 0.0
     mended = Part(part.data, part.start, part.stop, part.name)
     mended.replaced[field] = min(there + place - field - width, 256**width - 1).to_bytes(width, order)
-    is_open = declared <= 0 or declared >= PLACEHOLDER
-    return mended, 0.0 if is_open else max(0.0, 1 - there / declared)
+    return mended, _missing(there, declared)
+
+
+def _missing(there: int, declared: int) -> float:
+    """The share of the declared bytes that is not there; 0 where their number was left open."""
+    return max(0.0, 1 - there / declared) if 0 < declared < PLACEHOLDER else 0.0
+
+
+def _file_size(part: Part) -> int:
+    """How many bytes the whole file has by its header, where that is said of Wave64 and ASF; 0 of others."""
+    if part[:8] == b"riff\x2e\x91\xcf\x11":
+        return int.from_bytes(part[16:24], "little")
+    at = part[:4096].find(_ASF_FILE) + 40 if part[:16] == _ASF else 0
+    return int.from_bytes(part[at : at + 8], "little") if at >= 40 else 0
 
 
 def _sound(part: Part) -> tuple[int, int, Literal["little", "big"], int, int] | None:
@@ -74,6 +90,8 @@ def _sound(part: Part) -> tuple[int, int, Literal["little", "big"], int, int] | 
     head = part[:12]
     if head[:4] == b".snd":
         return 8, 4, "big", int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:12], "big")
+    if head[:4] == b"caff":
+        return _caf_sound(part)
     if head[8:12] not in (b"WAVE", b"AIFF", b"AIFC"):
         return None
     order = "big" if head[:4] in (b"FORM", b"RIFX") else "little"
@@ -89,6 +107,17 @@ def _sound(part: Part) -> tuple[int, int, Literal["little", "big"], int, int] | 
         elif kind == b"SSND":  # offset and block size stand before the samples
             return place + 4, 4, order, place + 16, size - 8
         place += 8 + size + size % 2
+    return None
+
+
+def _caf_sound(part: Part) -> tuple[int, int, Literal["little", "big"], int, int] | None:
+    """As `_sound`, of Apple's Core Audio Format: the lengths of its chunks have 64 bits, and -1 leaves one open."""
+    place = 8
+    for _ in range(_MAX_CHUNKS):
+        kind, size = part[place : place + 4], int.from_bytes(part[place + 4 : place + 12], "big")
+        if kind == b"data":  # the number of edits stands before the samples
+            return place + 4, 8, "big", place + 16, size - 4
+        place += 12 + size
     return None
 
 

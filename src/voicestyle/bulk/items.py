@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import io
 import tarfile
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from voicestyle.data.folders import PICTURES, RECORDINGS, files_in, told_by_suffix
 from voicestyle.data.tables import read_table
 from voicestyle.files import sha256_of
 
 Kind = Literal["voice", "face"]
 
-SUFFIXES: dict[Kind, tuple[str, ...]] = {
-    "voice": (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".webm", ".mkv", ".aiff", ".w64"),
-    "face": (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"),
-}
+SUFFIXES: dict[Kind, tuple[str, ...]] = {"voice": RECORDINGS, "face": PICTURES}
 COLUMNS: dict[Kind, tuple[str, ...]] = {"voice": ("voice", "path"), "face": ("frontal", "face", "path")}
 TABLES = (".csv", ".parquet")
 
@@ -72,7 +71,7 @@ def count(sources: Iterable[str | Path], kind: Kind) -> int:
     num = 0
     for source in map(Path, sources):
         if source.is_dir():
-            num += sum(path.suffix.lower() in SUFFIXES[kind] for path in source.rglob("*"))
+            num += len(files_in(source, SUFFIXES[kind], recursive=True))
         elif source.suffix.lower() == ".tar" and tarfile.is_tarfile(source):
             with tarfile.open(source) as tar:
                 num += sum(Path(name).suffix.lower() in SUFFIXES[kind] for name in tar.getnames())
@@ -89,9 +88,12 @@ def is_many(sources: Sequence[str | Path]) -> bool:
 
 
 def _folder(folder: Path, kind: Kind) -> Iterator[Item]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES[kind] and path.is_file())
+    held = files_in(folder, ("",), recursive=True)
+    found = [path for path in held if path.name.lower().endswith(SUFFIXES[kind])]
     if not found:
         raise ValueError(f"{folder}: holds no {kind}s, expected files that end in {', '.join(SUFFIXES[kind])}")
+    if others := told_by_suffix(set(held) - set(found)):
+        warnings.warn(f"{folder}: left out, no {kind}s by their names: {others}", stacklevel=2)
     yield from (Item(str(path), path) for path in found)
 
 

@@ -25,6 +25,7 @@ from voicestyle.cli.serve import serve
 from voicestyle.cli.threads import set_threads
 from voicestyle.cli.train import train
 from voicestyle.extras import how_to_get
+from voicestyle.faults import DEBUG, show_traceback
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 STOPPED = 130  # status of a command that Ctrl-C has ended, as shells have it
@@ -47,6 +48,7 @@ class _Commands(click.Group):
         except ModuleNotFoundError as error:
             raise click.ClickException(f"{error}: {how_to_get(error.name or '')}") from error
         except (ValueError, OSError, ImportError) as error:
+            show_traceback()
             raise click.ClickException(str(error)) from error
 
 
@@ -57,7 +59,8 @@ def _show_warning(message: Warning | str, *_: Any) -> None:
 
 @click.group(cls=_Commands, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="voicestyle")
-def main() -> None:
+@click.option("--debug", is_flag=True, help="Print where in the code an error arose.")
+def main(debug: bool) -> None:
     """Example: voicestyle generate clip.wav -o face.png
 
     Plausible faces for a voice. Results go to stdout, progress and errors to stderr. Status 0: all done; 1: an input
@@ -66,6 +69,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a letter that a terminal has not costs no line
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
+    if debug:
+        os.environ[DEBUG] = "1"
     set_threads(os.environ)
     # Intel's MKL picks other code paths from run to run otherwise; read when torch is first loaded, which is later
     os.environ.setdefault("MKL_CBWR", "AUTO")

@@ -164,6 +164,7 @@ def cache(manifest: Path, front_end: str, num_workers: int, out: Path) -> None:
     """Example: voicestyle data prepare cache vox1.csv --front-end cmpc2 -o vox1-cmpc2
 
     Log-mels in shards, which training reads instead of recordings. A call that was stopped goes on where it was.
+    Recordings that cannot be used are left out and told of, and the status is 1.
     """
     from voicestyle.config import LogMelConfig
     from voicestyle.data.manifest import Manifest
@@ -178,6 +179,7 @@ def cache(manifest: Path, front_end: str, num_workers: int, out: Path) -> None:
         for key, reason in made.refused.items():
             refuse(key, reason)
     click.echo(f"{out}\t{len(made)} log-mels")
+    sys.exit(1 if made.refused else 0)
 
 
 @prepare.command(short_help="Find the faces in a manifest's pictures.")
@@ -188,7 +190,8 @@ def boxes(manifest: Path, num_workers: int, out: Path) -> None:
     """Example: voicestyle data prepare boxes people.csv -o people-boxes.csv
 
     The manifest again, with a face box for each picture in the wild that has none: training needs them. Takes about
-    half a second a picture. A call that was stopped goes on where it was.
+    half a second a picture. A call that was stopped goes on where it was. Pictures without a face are told of, and the
+    status is 1.
     """
     from voicestyle.data.boxes import write_boxes
     from voicestyle.data.manifest import Manifest
@@ -201,6 +204,7 @@ def boxes(manifest: Path, num_workers: int, out: Path) -> None:
         for key, reason in missing.items():
             refuse(key, reason)
     click.echo(out)
+    sys.exit(1 if missing else 0)
 
 
 @prepare.command(short_help="Detect, align and crop the faces of photographs.")
@@ -216,7 +220,8 @@ def boxes(manifest: Path, num_workers: int, out: Path) -> None:
 def faces(sources: tuple[Path, ...], out: Path, landmarks: Path | None, num_workers: int, **settings: Any) -> None:
     """Example: voicestyle data prepare faces photographs -o faces --frame ffhq --size 256
 
-    Faces in one frame, for training a generator. A call that was stopped goes on where it was.
+    Faces in one frame, for training a generator. A call that was stopped goes on where it was. Photographs that gave
+    none are listed in failed.csv, and the status is 1.
     """
     from voicestyle.data.faces import FaceSettings, prepare_faces
 
@@ -226,6 +231,7 @@ def faces(sources: tuple[Path, ...], out: Path, landmarks: Path | None, num_work
             sources, out, FaceSettings(**settings), landmarks=landmarks, num_workers=num_workers, **bar
         )
     click.echo(f"{out / 'faces.csv'}\t{num_made} faces\n{out / 'failed.csv'}\t{num_failed} failed")
+    sys.exit(1 if num_failed else 0)
 
 
 @data.command(short_help="Find what is wrong with manifests.")

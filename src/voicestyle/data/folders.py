@@ -6,7 +6,7 @@ import os
 import random
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -134,6 +134,12 @@ def files_in(folder: Path, suffixes: tuple[str, ...], recursive: bool = False) -
     return [Path(path) for path in sorted(found)]
 
 
+def told_by_suffix(paths: Iterable[Path]) -> str:
+    """How many files there are of each suffix, in words; empty for none."""
+    counts = Counter(path.suffix.lower() or "no suffix" for path in paths)
+    return ", ".join(f"{number} of {suffix}" for suffix, number in sorted(counts.items()))
+
+
 def composed(name: str) -> str:
     """A name with each letter and its accent as one sign; macOS keeps them apart in the names of files."""
     return unicodedata.normalize("NFC", name)
@@ -163,10 +169,8 @@ def _people(root: Path, kind: str, refuse: Callable[[str, str], object]) -> dict
         files = [path for path in held if path.name.lower().endswith(suffixes)]
         if files:
             people.setdefault(composed(folder.name), []).extend(files)
-        others = Counter(path.suffix.lower() or "no suffix" for path in set(held) - set(files))
-        if others:
-            told = ", ".join(f"{number} of {suffix}" for suffix, number in sorted(others.items()))
-            refuse(str(folder), f"no {kind} by their names: {told}")
+        if others := told_by_suffix(set(held) - set(files)):
+            refuse(str(folder), f"no {kind} by their names: {others}")
     if not people:
         raise ValueError(f"{root}: expected a folder for each person with files {', '.join(suffixes)}")
     return people
