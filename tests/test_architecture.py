@@ -13,7 +13,7 @@ import pytest
 from structure import SOURCE, imports_of, modules
 
 FLOORS = [
-    ["schema", "extras", "embedded"],
+    ["schema", "extras", "embedded", "faults"],
     ["config"],
     ["files", "locks", "riff", "seeds", "fbank", "int8"],
     ["decoding"],
