@@ -83,7 +83,8 @@ def refuse(part):
 
 
 @pytest.mark.parametrize(
-    ("suffix", "codec"), [("mkv", "aac"), ("avi", "pcm_s16le"), ("flv", "aac"), ("wma", "pcm_s16le"), ("opus", "libopus")]
+    ("suffix", "codec"),
+    [("mkv", "aac"), ("avi", "pcm_s16le"), ("flv", "aac"), ("wma", "pcm_s16le"), ("opus", "libopus")],
 )
 def test_truncated_files_that_ffmpeg_reads(tmp_path, suffix, codec, monkeypatch):
     monkeypatch.setattr("voicestyle.decoding.soundfile.SoundFile", refuse)

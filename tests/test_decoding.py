@@ -31,8 +31,8 @@ def test_joined_streams_are_read_whole(tmp_path, suffix):
 
 def test_joined_opus_mp3_and_films_are_read_whole(tmp_path):
     for name, codec in {
-        "a.opus": "libopus", "a.mp3": "libmp3lame", "a.m4a": "aac", "a.mkv": "aac", "a.flv": "aac", "a.wma": "pcm_s16le",
-        "a.tta": "tta", "a.aac": "aac", "a.avi": "pcm_s16le",
+        "a.opus": "libopus", "a.mp3": "libmp3lame", "a.m4a": "aac", "a.mkv": "aac", "a.flv": "aac",
+        "a.wma": "pcm_s16le", "a.tta": "tta", "a.aac": "aac", "a.avi": "pcm_s16le",
     }.items():  # fmt: skip
         rate = 44100 if name == "a.flv" else 48000
         one = write_ffmpeg(tmp_path / name, VOICE[None, :32000], rate, codec)

@@ -1,4 +1,4 @@
-"""Recordings whose header is wrong about their length: what recorders that were stopped, pipes and broken copies leave."""
+"""Recordings whose header is wrong about their length: what stopped recorders, pipes and broken copies leave."""
 
 from __future__ import annotations
 
