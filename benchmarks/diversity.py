@@ -11,13 +11,12 @@ faces each: three minutes a diversity.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
+from arguments import of_pairs
 from steps_of_the_method import drawn, generated, seen
 from torch import Tensor
 from tqdm import tqdm
@@ -55,11 +54,7 @@ def line(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--model", default="voicestyle-small")
-    parser.add_argument("--split", default="train")
+    parser = of_pairs(__doc__, split="train")
     parser.add_argument("--diversity", type=float, nargs="+", default=[0.5, 1.0, 1.5])
     parser.add_argument("--num-voices", type=int, default=10)
     parser.add_argument("--num-faces", type=int, default=4)

@@ -10,7 +10,6 @@ voices are kept in OUT, so that a call that was stopped goes on. Fifteen minutes
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import io
 import json
@@ -24,6 +23,7 @@ import numpy as np
 import soxr
 import torch
 import torch.nn.functional as F
+from arguments import of_pairs
 from torch import Tensor
 from tqdm import tqdm
 
@@ -158,11 +158,7 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--model", default="voicestyle-small")
-    parser.add_argument("--split", default="val")
+    parser = of_pairs(__doc__)
     parser.add_argument("--condition", action="append", choices=list(CONDITIONS), help="default: all")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ generated pictures alone. Stopped, it goes on from OUT/cache. Two cores, 128 px,
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from arguments import of_pairs
 from torch import Tensor
 from tqdm import tqdm
 
@@ -91,11 +91,7 @@ def _range(interval: tuple[float, float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--model", default="voicestyle-small")
-    parser.add_argument("--split", default="val")
+    parser = of_pairs(__doc__)
     parser.add_argument("--num-voices", type=int, default=50)
     parser.add_argument("--num-shown", type=int, default=8, help="voices on the sheet")
     parser.add_argument("--seed", type=int, default=0)

@@ -20,12 +20,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from voicestyle.config import SIDES
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.train.encoder.settings import EncoderRecipe, read_settings
 from voicestyle.train.encoder.start import start_encoder
 from voicestyle.train.encoder.validation import deal_identities
-from voicestyle.train.encoder.views import SIDES, average_windows, load_views, number_identities, usable_items
+from voicestyle.train.encoder.views import average_windows, load_views, number_identities, usable_items
 from voicestyle.train.recipe import load_recipe
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "pairs_frozen_encoder.toml"

@@ -16,10 +16,11 @@ from fill import inp
 from official import LAYOUTS, complete
 from parity import EXACT, SINGLE, difference, double
 from tiny import CONFIG, parts
-from voicestyle.checkpoint import Unfilled, fingerprint, load_model, save_model
+from voicestyle.checkpoint import Unfilled, load_model, save_model
 from voicestyle.convert.ir_se50 import from_reference, key_table, read_identity, to_reference
 from voicestyle.convert.keys import filled
 from voicestyle.nn.arcface import IRSE50
+from voicestyle.weights import fingerprint
 
 
 @pytest.fixture(scope="module")

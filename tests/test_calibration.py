@@ -14,23 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiny import VOICE, save_tiny
-from voicestyle import pipeline
-from voicestyle.calibration import (
-    Familiarity,
-    balanced_weights,
-    brier_score,
-    conformal_margin,
-    expected_calibration_error,
-    fit_logistic,
-    fit_ridge,
-    folds_of,
-    log_loss,
-    person_weights,
-    reliability,
-    risk_coverage,
-    sigmoid,
-    threshold_for_risk,
-)
+from voicestyle import calibration, pipeline
 from voicestyle.checkpoint import SUGGESTION
 from voicestyle.evaluate.calibration import Voices, fit_suggestion, score_suggestion
 from voicestyle.live import hear
@@ -44,8 +28,8 @@ from voicestyle.suggestion import Suggestion
 def test_logistic_regression_finds_what_torch_finds() -> None:
     rng = np.random.default_rng(0)
     x, weights = rng.standard_normal((60, 3)), rng.uniform(0.5, 2, 60)
-    y = (rng.random(60) < sigmoid(x @ [1.0, -2.0, 0.5] + 0.3)).astype(float)
-    coefficients, bias = fit_logistic(x, y, weights, ridge=0.7)
+    y = (rng.random(60) < calibration.sigmoid(x @ [1.0, -2.0, 0.5] + 0.3)).astype(float)
+    coefficients, bias = calibration.fit_logistic(x, y, weights, ridge=0.7)
     beta = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     design = torch.from_numpy(np.column_stack([x, np.ones(60)]))
     optimizer = torch.optim.LBFGS([beta], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-15)
@@ -60,35 +44,35 @@ def test_logistic_regression_finds_what_torch_finds() -> None:
     optimizer.step(loss)
     assert np.allclose([*coefficients, bias], beta.detach(), atol=1e-6)
     with pytest.raises(ValueError, match="both labels"):
-        fit_logistic(x, np.ones(60), weights)
+        calibration.fit_logistic(x, np.ones(60), weights)
 
 
 def test_separated_labels_do_not_break_it() -> None:
-    coefficients, bias = fit_logistic(np.array([[-2.0], [-1.0], [1.0], [2.0]]), [0, 0, 1, 1], np.ones(4))
+    coefficients, bias = calibration.fit_logistic(np.array([[-2.0], [-1.0], [1.0], [2.0]]), [0, 0, 1, 1], np.ones(4))
     assert np.isfinite([*coefficients, bias]).all() and coefficients[0] > 1
 
 
 def test_ridge_regression_is_that_of_repeated_rows() -> None:
     rng = np.random.default_rng(1)
     x, y, counts = rng.standard_normal((20, 4)), rng.standard_normal(20), rng.integers(1, 4, 20)
-    weighted = fit_ridge(x, y, counts, 0.5)
-    repeated = fit_ridge(np.repeat(x, counts, 0), np.repeat(y, counts), np.ones(counts.sum()), 0.5)
+    weighted = calibration.fit_ridge(x, y, counts, 0.5)
+    repeated = calibration.fit_ridge(np.repeat(x, counts, 0), np.repeat(y, counts), np.ones(counts.sum()), 0.5)
     assert np.allclose(weighted[0], repeated[0]) and weighted[1] == pytest.approx(repeated[1])
 
 
 def test_people_count_once_and_stay_in_one_fold() -> None:
     people = ["a", "a", "b", "c", "c", "c"]
-    weights = person_weights(people)
+    weights = calibration.person_weights(people)
     assert weights.tolist() == [0.5, 0.5, 1, 1 / 3, 1 / 3, 1 / 3]
-    balanced = balanced_weights(weights, [1, 1, 0, 0, 0, 0])
+    balanced = calibration.balanced_weights(weights, [1, 1, 0, 0, 0, 0])
     assert balanced[:2].sum() == pytest.approx(balanced[2:].sum())
-    folds = folds_of(people, 2, seed=3)
+    folds = calibration.folds_of(people, 2, seed=3)
     assert folds[0] == folds[1] and len(set(folds[3:])) == 1
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=30), st.floats(0.05, 0.95))
 def test_the_conformal_margin_is_the_smallest_that_covers(residuals: list[float], coverage: float) -> None:
-    margin = conformal_margin(residuals, coverage)
+    margin = calibration.conformal_margin(residuals, coverage)
     needed = math.ceil((len(residuals) + 1) * coverage)
     if math.isinf(margin):
         assert needed > len(residuals)
@@ -99,18 +83,22 @@ def test_the_conformal_margin_is_the_smallest_that_covers(residuals: list[float]
 
 def test_intervals_cover_new_people_as_often_as_they_say() -> None:
     rng = np.random.default_rng(2)
-    covered = [np.abs(rng.standard_normal()) <= conformal_margin(rng.standard_normal(40), 0.9) for _ in range(2000)]
+    covered = [
+        np.abs(rng.standard_normal()) <= calibration.conformal_margin(rng.standard_normal(40), 0.9) for _ in range(2000)
+    ]
     assert 0.88 < np.mean(covered) < 0.93
 
 
 def test_scores_against_their_definitions() -> None:
     p, y, w = np.array([0.9, 0.2, 0.65, 0.05]), np.array([1, 0, 0, 0]), np.array([1.0, 2, 1, 1])
-    assert brier_score(p, y, w) == pytest.approx((0.01 + 2 * 0.04 + 0.4225 + 0.0025) / 5)
+    assert calibration.brier_score(p, y, w) == pytest.approx((0.01 + 2 * 0.04 + 0.4225 + 0.0025) / 5)
     said = [0.9, 0.8, 0.35, 0.95]
-    assert log_loss(p, y, w) == pytest.approx(-sum(v * math.log(s) for v, s in zip(w, said, strict=True)) / 5)
-    assert expected_calibration_error([0.75] * 4, [1, 1, 1, 0], np.ones(4)) == pytest.approx(0)
-    assert expected_calibration_error([1.0, 1.0], [1, 0], np.ones(2)) == pytest.approx(0.5)
-    means, shares, weight = reliability([0.1, 0.12, 0.9], [0, 1, 1], np.ones(3))
+    assert calibration.log_loss(p, y, w) == pytest.approx(
+        -sum(v * math.log(s) for v, s in zip(w, said, strict=True)) / 5
+    )
+    assert calibration.expected_calibration_error([0.75] * 4, [1, 1, 1, 0], np.ones(4)) == pytest.approx(0)
+    assert calibration.expected_calibration_error([1.0, 1.0], [1, 0], np.ones(2)) == pytest.approx(0.5)
+    means, shares, weight = calibration.reliability([0.1, 0.12, 0.9], [0, 1, 1], np.ones(3))
     assert np.allclose(means, [0.11, 0.9]) and np.allclose(shares, [0.5, 1]) and weight.tolist() == [2, 1]
 
 
@@ -119,17 +107,17 @@ def test_scores_against_their_definitions() -> None:
 )
 def test_the_threshold_answers_as_many_as_the_risk_allows(cases: list[tuple[float, bool]], max_risk: float) -> None:
     confidence, wrong = (np.array(v) for v in zip(*cases, strict=True))
-    threshold = threshold_for_risk(confidence, wrong, np.ones(len(cases)), max_risk)
+    threshold = calibration.threshold_for_risk(confidence, wrong, np.ones(len(cases)), max_risk)
     allowed = [t for t in set(confidence) if wrong[confidence >= t].mean() <= max_risk + 1e-12]
     assert threshold == (min(allowed) if allowed else math.inf)
-    coverage, risk = risk_coverage(confidence, wrong, np.ones(len(cases)))
+    coverage, risk = calibration.risk_coverage(confidence, wrong, np.ones(len(cases)))
     assert coverage[-1] == pytest.approx(1) and risk[-1] == pytest.approx(wrong.mean())
 
 
 def test_what_is_like_the_rest_is_near_and_what_is_not_is_far() -> None:
     rng = np.random.default_rng(3)
     x = rng.standard_normal((500, 10)) * np.linspace(1, 0.1, 10)
-    known = Familiarity.fit(x, 4)
+    known = calibration.Familiarity.fit(x, 4)
     assert np.sqrt(np.mean(known.distance(x) ** 2)) == pytest.approx(1)
     assert known.distance(x + 5)[0] > 3 * known.distance(x).max()
 

@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tiny import CONFIG, parts, save_tiny, tiny_bank, tiny_encoder, tiny_generator
-from voicestyle.checkpoint import Model, fingerprint, load_model, save_model, stored
+from voicestyle.checkpoint import Model, load_model, save_model
 from voicestyle.config import GuidanceConfig
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.nn.stylegan2 import Generator
+from voicestyle.weights import fingerprint, stored
 
 
 def networks(seed: int = 0) -> tuple[VoiceFaceEncoder, Generator]:

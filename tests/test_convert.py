@@ -28,7 +28,7 @@ from official import (
     write_index,
 )
 from parity import EXACT, difference, double
-from voicestyle.checkpoint import Model, fingerprint, load_model
+from voicestyle.checkpoint import Model, load_model
 from voicestyle.cli import main
 from voicestyle.config import EncoderConfig, GeneratorConfig
 from voicestyle.convert.check import check_generator
@@ -46,6 +46,7 @@ from voicestyle.convert.torch_file import read_torch_file
 from voicestyle.files import sha256_of
 from voicestyle.latent import w_statistics
 from voicestyle.prototypes import PrototypeBank
+from voicestyle.weights import fingerprint
 
 PARTS = ("cmpc", "memory", "index", "stylegan")
 

@@ -16,7 +16,8 @@ from voicestyle.build.prototypes import build_prototypes
 from voicestyle.checkpoint import load_model
 from voicestyle.config import GuidanceConfig
 from voicestyle.data.manifest import Manifest
-from voicestyle.evaluate.association import evaluate_association
+from voicestyle.evaluate.association import evaluate_protocol
+from voicestyle.evaluate.protocol import manifest_protocol
 from voicestyle.schema import to_dict
 from voicestyle.train.encoder.job import train_encoder
 from voicestyle.train.generator import job as generator_training
@@ -45,7 +46,7 @@ def test_from_recordings_and_pictures_to_a_face(toy: Path, tmp_path: Path, monke
         first.similarity.item() >= first.history[0]["similarity"][0] - 0.1
     )  # the best is kept, the start is one of them
     assert len(vs.bank.centroids) == 4 and len(vs.bank.member_w) == 12
-    reports = evaluate_association(vs, Manifest.read(toy / "toy.csv"), "verification", "train")
+    reports = evaluate_protocol(vs, manifest_protocol(Manifest.read(toy / "toy.csv"), "verification", "train"))
     assert reports[0].score > 0.7  # it was trained on these: pitch and color go together
     _, again = make(tmp_path / "b", toy)
     assert torch.equal(first.image, again.image)

@@ -17,7 +17,7 @@ from tiny import VOICE, save_tiny
 from voicestyle import metrics
 from voicestyle.cli import main
 from voicestyle.data.manifest import Item, Manifest
-from voicestyle.evaluate.association import evaluate_association, evaluate_protocol
+from voicestyle.evaluate.association import evaluate_protocol
 from voicestyle.evaluate.embeddings import Averaging
 from voicestyle.evaluate.figures import save_plots
 from voicestyle.evaluate.protocol import NOT_MADE, leak_check, manifest_protocol, published_protocol
@@ -212,9 +212,8 @@ def run(model: Path):
 
 def test_an_evaluation_is_a_sequence_of_reports_that_keep_their_context(vs, pairs) -> None:
     told = []
-    evaluation = evaluate_association(
-        vs, Manifest.read(pairs), "verification", seed=4, refuse=lambda source, error: told.append(source.name)
-    )
+    protocol = manifest_protocol(Manifest.read(pairs), "verification", "val", seed=4)
+    evaluation = evaluate_protocol(vs, protocol, seed=4, refuse=lambda source, error: told.append(source.name))
     assert told == ["gone"] and [r.metric for r in evaluation] == ["AUC", "EER"] * 2 and len(evaluation) == 4
     assert evaluation[0].seed == 4 and evaluation[0].num_left_out > 0 and evaluation[0].num_unlabeled == 0
     assert evaluation[2].num_unlabeled == 1
@@ -222,7 +221,7 @@ def test_an_evaluation_is_a_sequence_of_reports_that_keep_their_context(vs, pair
         assert record["score"] == report.score and record["leak_check"] == NOT_MADE
         assert record["voices"] == "whole recordings" and "split val, trials made with seed 4" in record["tested"]
     with pytest.raises(FileNotFoundError):
-        evaluate_association(vs, Manifest.read(pairs), "verification")
+        evaluate_protocol(vs, protocol)
 
 
 @pytest.mark.parametrize("task", TASKS)

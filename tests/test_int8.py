@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fill import inp
-from voicestyle.checkpoint import halved, restored, stored
 from voicestyle.int8 import from_int8, rounded, to_int8
+from voicestyle.weights import halved, restored, stored
 
 
 @pytest.mark.parametrize("shape", [(5, 200), (4, 16, 3, 3), (3, 128, 1)])

@@ -10,13 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voicestyle.metrics import (
-    average_precision,
     bootstrap_interval,
     bootstrap_weights,
     equal_error_rate,
-    matching_accuracy,
     matching_correct,
-    mean_average_precision,
     median_ranks,
     rank,
     roc_auc,
@@ -32,6 +29,11 @@ scored = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_
 
 def split(rows):
     return np.array([float(s) for s, _ in rows]), np.array([label for _, label in rows])
+
+
+def average_precision(scores, relevant):
+    """Of one query."""
+    return rank(scores[None], [np.flatnonzero(relevant)]).average_precision[0]
 
 
 @settings(deadline=None, max_examples=40)
@@ -84,7 +86,7 @@ def test_the_order_of_trials_does_not_matter(rows, random):
         assert score(*split(rows)) == pytest.approx(score(*split(shuffled)))
     scores, labels = split(rows)
     again = split(shuffled)
-    found, expected = (average_precision(s[None], x[None])[0] for s, x in ((scores, labels), again))
+    found, expected = (average_precision(s, x) for s, x in ((scores, labels), again))
     assert found == pytest.approx(expected)
 
 
@@ -100,7 +102,6 @@ def test_matching_is_the_mean_over_random_choices_among_the_best(trials):
 def test_matching_counts_shared_first_places_by_share():
     correct = matching_correct([0.5, 0.5, 0.5, 0.5], [[0.1, 0.2], [0.5, 0.2], [0.5, 0.5], [0.6, 0.5]])
     np.testing.assert_allclose(correct, [1, 1 / 2, 1 / 3, 0])
-    assert matching_accuracy([1.0, 0.0], [0.0, 0.0]) == 0.75
 
 
 @settings(deadline=None, max_examples=30)
@@ -114,7 +115,7 @@ def test_average_precision_is_the_mean_over_all_orders_of_equal_scores(rows):
             hits = np.cumsum([x for _, x in order])
             found.append(np.mean([hits[i] / (i + 1) for i, (_, x) in enumerate(order) if x]))
     scores, relevant = split(rows)
-    assert average_precision(scores[None], relevant[None])[0] == pytest.approx(np.mean(found))
+    assert average_precision(scores, relevant) == pytest.approx(np.mean(found))
 
 
 def orders(rows):
@@ -158,9 +159,9 @@ def test_constant_scores_are_chance():
     labels = np.arange(10) < 3
     assert roc_auc(np.zeros(10), labels) == 0.5
     assert equal_error_rate(np.zeros(10), labels) == 0.5
-    assert matching_accuracy(np.zeros(4), np.zeros((4, 3))) == 0.25
-    random = [mean_average_precision(np.random.default_rng(i).random((1, 10)), labels[None]) for i in range(1000)]
-    assert mean_average_precision(np.zeros((1, 10)), labels[None]) == pytest.approx(np.mean(random), abs=0.03)
+    assert matching_correct(np.zeros(4), np.zeros((4, 3))).mean() == 0.25
+    random = [average_precision(np.random.default_rng(i).random(10), labels) for i in range(1000)]
+    assert average_precision(np.zeros(10), labels) == pytest.approx(np.mean(random), abs=0.03)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -169,9 +170,9 @@ def test_nan_is_an_error(bad):
     calls = [
         lambda: roc_auc(scores, labels),
         lambda: equal_error_rate(scores, labels),
-        lambda: matching_accuracy(scores, np.zeros(3)),
-        lambda: matching_accuracy(np.zeros(3), scores),
-        lambda: mean_average_precision(scores[None], labels[None]),
+        lambda: matching_correct(scores, np.zeros(3)),
+        lambda: matching_correct(np.zeros(3), scores),
+        lambda: average_precision(scores, labels),
         lambda: roc_intervals(scores, labels, labels, seed=0),
         lambda: bootstrap_interval(scores, labels, seed=0),
     ]
@@ -188,7 +189,7 @@ def test_labels_that_do_not_fit_are_an_error(labels):
 
 def test_a_query_without_an_answer_is_an_error():
     with pytest.raises(ValueError, match="at least one relevant item"):
-        mean_average_precision(np.zeros((2, 2)), np.eye(2) * [[1], [0]])
+        rank(np.zeros((2, 2)), [np.array([0]), np.array([], int)])
 
 
 def test_bootstrap_draws_whole_groups():

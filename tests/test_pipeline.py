@@ -276,7 +276,7 @@ def test_of_a_photograph_the_face_counts_and_no_inverter_looks_at_the_scene(
 ) -> None:
     seen = []
     monkeypatch.setattr("voicestyle.pipeline.invert", lambda *_, **settings: seen.append(settings))
-    monkeypatch.setattr("voicestyle.pipeline.align_face", lambda pil, size: pil)
+    monkeypatch.setattr("voicestyle.align.align_face", lambda pil, size: pil)
     photo = to_pil(generation.image)[0]
     vs.invert(photo)
     vs.invert(photo, align=True)

@@ -22,7 +22,7 @@ from voicestyle.train.encoder.settings import EncoderRecipe
 from voicestyle.train.generator.ada import COLORS, WARPS
 from voicestyle.train.generator.settings import Change, GeneratorRecipe
 from voicestyle.train.inverter import InverterRecipe
-from voicestyle.train.recipe import dump_recipe, load_recipe, read_recipe, settings_of
+from voicestyle.train.recipe import dump_recipe, leaves, load_recipe, read_recipe, settings_of
 from voicestyle.train.sharpen.settings import SharpenRecipe
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -42,14 +42,6 @@ def kind_of(path: Path) -> str:
         "features": "sharpen",
     }
     return next(kind for mark, kind in marks.items() if mark in held)
-
-
-def leaves(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in table.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def put(table: dict[str, Any], key: str, value: Any, name: str | None = None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from fill import fill, inp
 from parity import EXACT, SINGLE, difference, double
 from voicestyle.config import GeneratorConfig
-from voicestyle.convert.stylegan2 import discriminator_keys, from_rosinality, generator_keys
+from voicestyle.convert.stylegan2 import from_rosinality, generator_keys
 from voicestyle.nn.stylegan2 import Discriminator, Generator
 
 LAYOUTS = json.loads((Path(__file__).parent / "assets/golden/state_dict_layouts.json").read_text())
@@ -69,6 +69,22 @@ def test_gradients_equal_reference(golden_dir: Path) -> None:
         assert difference(exact, golden[f"grad_noise{i - 1}" if i else "grad_w"]) < EXACT, i
         # rounding moves features across the kink of the leaky ReLU, each a jump of the gradient
         assert torch.cosine_similarity(rounded.double().flatten(), exact.flatten(), dim=0) > 0.999, i
+
+
+def discriminator_keys(config: GeneratorConfig) -> dict[str, str]:
+    """Foreign key -> ours, for every tensor of a discriminator that carries weights."""
+    table = {"convs.0.0.weight": "from_rgb.weight", "convs.0.1.bias": "from_rgb.bias"}
+    for i in range(config.size.bit_length() - 3):
+        foreign, ours = f"convs.{i + 1}", f"blocks.{i}"
+        table[f"{foreign}.conv1.0.weight"] = f"{ours}.conv1.weight"
+        table[f"{foreign}.conv1.1.bias"] = f"{ours}.conv1.bias"
+        table[f"{foreign}.conv2.1.weight"] = f"{ours}.conv2.weight"
+        table[f"{foreign}.conv2.2.bias"] = f"{ours}.conv2.bias"
+        table[f"{foreign}.skip.1.weight"] = f"{ours}.skip.weight"
+    for leaf in ("weight", "bias"):
+        table[f"final_linear.0.{leaf}"] = f"final_linear.{leaf}"
+        table[f"final_linear.1.{leaf}"] = f"logit.{leaf}"
+    return table | {"final_conv.0.weight": "final_conv.weight", "final_conv.1.bias": "final_conv.bias"}
 
 
 @pytest.mark.parametrize("size", [64, 256])

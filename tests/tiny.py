@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from voicestyle.checkpoint import fingerprint, save_model
+from voicestyle.checkpoint import save_model
 from voicestyle.config import EncoderConfig, GeneratorConfig, VoiceStyleConfig
 from voicestyle.latent import w_statistics
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.nn.stylegan2 import Generator
 from voicestyle.prototypes import PrototypeBank
+from voicestyle.weights import fingerprint
 
 CONFIG = VoiceStyleConfig.tiny()
 VOICE = Path(__file__).resolve().parents[1] / "examples" / "slt.flac"  # a synthetic voice

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -15,7 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from voicestyle.extras import needed
-from voicestyle.image import WHITE, to_rgb
+from voicestyle.image import MAX_PIXELS, WHITE, from_pil, open_image, to_rgb
+
+Picture: TypeAlias = str | Path | Image.Image | Tensor  # a file, a picture, or (N,3,H,W) in [-1,1]
+
+FRAME_SIZE = 224  # pixels of an aligned face before a network takes its part of it
 
 # Where dlib's frontal face detector finds the face in the canonical frame, as fractions of it (right and bottom edges
 # exclusive): between the medians for photographs in the wild and for frontal faces, both aligned by landmarks.
@@ -31,6 +36,31 @@ _MIN_SEARCH_SIDE, _MAX_SEARCH_SIDE = 450, 1024
 _QUICK_SIDE, _ELSEWHERE = 400, 0.15
 # Its boxes come in sizes that are 1.2 apart (an image pyramid of 5/6); three searches in between divide that error.
 _SEARCH_SCALES = (1.0, 1.2 ** (1 / 3), 1.2 ** (2 / 3))
+
+
+def in_frame(picture: Picture, size: int | None = None, align: bool = False) -> Tensor:
+    """A picture (N,3,H,W) in the canonical frame, resized to `size` where given; `align` brings a photograph there.
+
+    Raises:
+        ImportError: to align, and dlib is not installed
+        ValueError: no face found, or a picture that is not square, so not in that frame
+    """
+    if isinstance(picture, Tensor):
+        return picture
+    if isinstance(picture, Image.Image):
+        pil, name = picture, "picture"
+    else:
+        pil, name = open_image(picture, max_pixels=MAX_PIXELS), str(picture)
+    try:
+        if align:
+            return from_pil(align_face(pil, size or FRAME_SIZE))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if pil.width != pil.height:
+        raise ValueError(f"{name}: {pil.width} x {pil.height} px, expected a square aligned face; align it (--align)")
+    if pil is not picture and lies_elsewhere(pil):
+        warnings.warn(f"{name}: its face lies elsewhere than in aligned pictures; --align cuts it out", stacklevel=2)
+    return from_pil(pil, size)
 
 
 def align_face(pil: Image.Image, size: int) -> Image.Image:

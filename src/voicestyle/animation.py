@@ -53,9 +53,14 @@ def _writer(path: Path) -> Callable[[list[Image.Image], Path, str, int], None]:
 def _write_gif(frames: list[Image.Image], path: Path, comment: str, fps: int) -> None:
     duration = max(2, round(100 / fps)) * 10  # milliseconds; browsers slow down what is shorter than 20
     frames[0].save(
-        path, format="GIF", save_all=True, append_images=frames[1:], duration=duration, loop=0,
+        path,
+        format="GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=duration,
+        loop=0,
         comment=comment.encode("ascii", "replace"),
-    )  # fmt: skip
+    )
 
 
 def _write_mp4(frames: list[Image.Image], path: Path, comment: str, fps: int) -> None:

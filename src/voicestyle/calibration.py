@@ -134,13 +134,14 @@ class Familiarity:
 
 def brier_score(p: ArrayLike, labels: ArrayLike, weights: ArrayLike) -> float:
     """Mean squared distance of probabilities and labels: 0 is best, 0.25 what a constant 0.5 gets."""
-    return float(np.average((np.asarray(p) - np.asarray(labels, np.float64)) ** 2, weights=weights))
+    error = np.asarray(p) - np.asarray(labels, np.float64)
+    return float(np.average(error**2, weights=np.asarray(weights)))
 
 
 def log_loss(p: ArrayLike, labels: ArrayLike, weights: ArrayLike) -> float:
     """Mean negative log likelihood in nats: 0 is best, 0.693 what a constant 0.5 gets."""
     p, y = np.clip(np.asarray(p, np.float64), EPSILON, 1 - EPSILON), np.asarray(labels, bool)
-    return float(np.average(-np.log(np.where(y, p, 1 - p)), weights=weights))
+    return float(np.average(-np.log(np.where(y, p, 1 - p)), weights=np.asarray(weights)))
 
 
 def reliability(

@@ -8,17 +8,17 @@ same before saving and after loading, in any type.
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
 import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -26,8 +26,7 @@ from torch.overrides import TorchFunctionMode
 from voicestyle import hub
 from voicestyle.config import VoiceStyleConfig
 from voicestyle.embedded import CONFIG, EMBEDDED, MODELS, embedded_models
-from voicestyle.files import folder_written_whole
-from voicestyle.int8 import from_int8, to_int8
+from voicestyle.files import folder_written_whole, read_tensors
 from voicestyle.nn.arcface import IRSE50
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.nn.inverter import Inverter
@@ -35,14 +34,21 @@ from voicestyle.nn.mapper import Mapper
 from voicestyle.nn.stylegan2 import Generator
 from voicestyle.prototypes import PrototypeBank, is_fingerprint
 from voicestyle.schema import Source, read, to_dict
+from voicestyle.weights import fingerprint, restored, stored
+
+Part = TypeVar("Part")
 
 FORMAT_VERSION = 1
-STEP = ".step"  # ends the name of the steps of a weight that is stored as int8
 HEADER = ("format_version", "part", "license", "fingerprint")  # of each part, beside the caller's metadata
 ENCODER, GENERATOR, IDENTITY, INVERTER, MAPPER, PROTOTYPES, CARD = (
-    "encoder.safetensors", "generator.safetensors", "identity.safetensors", "inverter.safetensors",
-    "mapper.safetensors", "prototypes.safetensors", "README.md",
-)  # fmt: skip
+    "encoder.safetensors",
+    "generator.safetensors",
+    "identity.safetensors",
+    "inverter.safetensors",
+    "mapper.safetensors",
+    "prototypes.safetensors",
+    "README.md",
+)
 SUGGESTION = "suggestion.safetensors"  # fitted for a finished model: `suggestion.Suggestion`
 
 
@@ -65,12 +71,31 @@ class Model:
     mapper: Mapper | None = None
     dtype: torch.dtype = torch.float16  # what the weights are stored in; `save_model` takes it
 
+    def needed(self, part: Part | None, name: str, remedy: str) -> Part:
+        """A part that may be absent; a ValueError with the remedy where it is."""
+        if part is None:
+            raise ValueError(f"{self.folder}: this model has no {name}; {remedy}, or use another model")
+        return part
+
+    @property
+    def needed_generator(self) -> Generator:
+        """The generator; a ValueError where there is none."""
+        return self.needed(self.generator, "generator", "add generator.safetensors to its folder")
+
+    @property
+    def needed_inverter(self) -> Inverter:
+        """The inverter; a ValueError where there is none."""
+        return self.needed(self.inverter, "inverter", "`voicestyle train inverter` adds one")
+
     def summary(self) -> dict[str, Any]:
         """What the model is and where it comes from, as plain JSON-ready values."""
         networks = {
-            "encoder": self.encoder, "generator": self.generator, "identity": self.identity, "inverter": self.inverter,
+            "encoder": self.encoder,
+            "generator": self.generator,
+            "identity": self.identity,
+            "inverter": self.inverter,
             "mapper": self.mapper,
-        }  # fmt: skip
+        }
         counts = {n: sum(p.numel() for p in m.parameters()) for n, m in networks.items() if m is not None}
         return {
             "name": self.config.name,
@@ -87,57 +112,6 @@ class Model:
             "config": to_dict(self.config),
             **self.metadata,
         }
-
-
-def stored(state: Mapping[str, Tensor], dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
-    """A state dict as a file holds it: in its `halved` form, but rounded weights as int8, and their steps beside them.
-
-    With another `dtype` than float16, none are int8.
-    """
-    result = {}
-    for name, value in halved(state, dtype).items():
-        whole = to_int8(state[name].detach().cpu()) if dtype == torch.float16 else None
-        result |= {name: value} if whole is None else {name: whole[0], name + STEP: whole[1]}
-    return result
-
-
-def restored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict, float32, that `stored` was given."""
-    steps = {name for name in state if name.endswith(STEP) and state.get(name.removesuffix(STEP)) is not None}
-    result = {}
-    for name, value in state.items():
-        if name + STEP in steps:
-            value = from_int8(value, state[name + STEP])
-        if name not in steps:
-            result[name] = value.float() if value.is_floating_point() else value
-    return result
-
-
-def halved(state: Mapping[str, Tensor], dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
-    """A state dict on the CPU with matrices and kernels as `dtype`, the rest unchanged.
-
-    Vectors (biases, statistics of normalization) are small and can need the range, so they stay float32, and so does
-    a tensor that float16 cannot hold.
-    """
-    result = {}
-    for name, value in state.items():
-        value = value.detach().cpu().contiguous()
-        if value.ndim >= 2 and value.is_floating_point() and torch.isfinite(cast := value.to(dtype)).all():
-            value = cast
-        result[name] = value
-    return result
-
-
-def fingerprint(module: nn.Module) -> str:
-    """The sha256 (hex) of a network's state in float16 form (`halved`): names, types, shapes and bytes.
-
-    It does not change by saving and loading, whatever the weights are stored in, and tells nothing finer apart.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(halved(module.state_dict()).items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy() if value.numel() else b"")
-    return digest.hexdigest()
 
 
 def save_model(
@@ -174,8 +148,13 @@ def save_model(
         (beside / CONFIG).write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
         (beside / CARD).write_text(card or _card(config), encoding="utf-8")
         for name, network in networks.items():
-            header = {**(metadata or {}), "format_version": FORMAT_VERSION, "part": name,
-                      "license": config.license, "fingerprint": fingerprints[name]}  # fmt: skip
+            header = {
+                **(metadata or {}),
+                "format_version": FORMAT_VERSION,
+                "part": name,
+                "license": config.license,
+                "fingerprint": fingerprints[name],
+            }
             if name == INVERTER:
                 header["inverts"] = fingerprints.get(GENERATOR)
             if name == MAPPER:
@@ -185,6 +164,29 @@ def save_model(
         if bank is not None:
             bank.save(beside / PROTOTYPES)
     return folder
+
+
+def save_changed(model: Model, folder: str | Path, **changed: Any) -> Path:
+    """The folder of a model with some of its fields changed; its card and the type of its weights stay.
+
+    Raises:
+        ValueError: as `save_model`
+    """
+    card = model.folder / CARD
+    new = dataclasses.replace(model, **changed)
+    return save_model(
+        folder,
+        new.config,
+        new.encoder,
+        new.generator,
+        new.bank,
+        new.metadata,
+        card.read_text(encoding="utf-8") if card.is_file() else None,
+        identity=new.identity,
+        inverter=new.inverter,
+        mapper=new.mapper,
+        dtype=new.dtype,
+    )
 
 
 def check_replaceable(folder: Path) -> None:
@@ -213,30 +215,42 @@ def load_model(name_or_folder: str | Path = EMBEDDED, device: str | torch.device
     """
     folder = _folder(name_or_folder)
     config = _read_config(folder)
-    encoder, header, dtype = _load_part(folder / ENCODER, lambda: VoiceFaceEncoder(config.encoder), device)
+    encoder, header, dtype = _load_part(folder / ENCODER, partial(VoiceFaceEncoder, config.encoder), device)
     generator, identity, inverter, mapper, bank = None, None, None, None, None
     prints: dict[str, str] = {}
     if config.generator is not None and _is_there(folder / GENERATOR):
-        generator, its_header, _ = _load_part(folder / GENERATOR, lambda: Generator(config.generator), device)
+        generator, its_header, _ = _load_part(folder / GENERATOR, partial(Generator, config.generator), device)
         prints[GENERATOR] = its_header["fingerprint"]
     if _is_there(folder / IDENTITY):
         identity, its_header, _ = _load_part(folder / IDENTITY, IRSE50, device, math.inf)
         prints[IDENTITY] = its_header["fingerprint"]
     if generator is not None and config.inverter is not None and _is_there(folder / INVERTER):
-        inverter, its_header, _ = _load_part(folder / INVERTER, lambda: Inverter(config.inverter), device)
+        inverter, its_header, _ = _load_part(folder / INVERTER, partial(Inverter, config.inverter), device)
         prints[INVERTER] = its_header["fingerprint"]
         _check_inverts(folder / INVERTER, its_header, prints[GENERATOR])
     if generator is not None and config.mapper is not None and _is_there(folder / MAPPER):
-        mapper, its_header, _ = _load_part(folder / MAPPER, lambda: Mapper(config.mapper), device)
+        mapper, its_header, _ = _load_part(folder / MAPPER, partial(Mapper, config.mapper), device)
         _check_maps(folder / MAPPER, its_header, f"{header['fingerprint']} {prints[GENERATOR]}")
     if _is_there(folder / PROTOTYPES):
         bank = PrototypeBank.load(folder / PROTOTYPES)
         bank.check(header["fingerprint"], prints.get(GENERATOR), str(folder / PROTOTYPES))
     metadata = {name: value for name, value in header.items() if name not in HEADER}
     return Model(
-        config, encoder, generator, bank, header["fingerprint"], prints.get(GENERATOR), metadata, folder,
-        identity, prints.get(IDENTITY), inverter, prints.get(INVERTER), mapper, dtype,
-    )  # fmt: skip
+        config,
+        encoder,
+        generator,
+        bank,
+        header["fingerprint"],
+        prints.get(GENERATOR),
+        metadata,
+        folder,
+        identity,
+        prints.get(IDENTITY),
+        inverter,
+        prints.get(INVERTER),
+        mapper,
+        dtype,
+    )
 
 
 def _check_inverts(path: Path, header: Mapping[str, Any], generator: str) -> None:
@@ -355,12 +369,7 @@ def _read_part(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise FileNotFoundError(
             f"{path}: missing from the model folder, which holds {held}; get the whole folder again"
         )
-    try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get("voicestyle", "null"))
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: truncated or not a safetensors file ({error}); get it again") from None
+    state, header = read_tensors(path)
     if not isinstance(header, dict) or header.get("part") != path.name or not is_fingerprint(header.get("fingerprint")):
         raise ValueError(
             f"{path}: not a voicestyle {path.stem} (its header does not say so); convert foreign weights first"

@@ -61,13 +61,18 @@ def _lloyd(rows: np.ndarray, k: int, seed: int, num_iters: int, on_gpu: bool) ->
 
     num_gpus = min(1, getattr(faiss, "get_num_gpus", int)()) if on_gpu else 0  # faiss-cpu may lack the question
     solver = faiss.Kmeans(
-        rows.shape[1], k, niter=num_iters, seed=seed, spherical=True,
-        min_points_per_centroid=1, max_points_per_centroid=SAMPLE,  # does not warn
+        rows.shape[1],
+        k,
+        niter=num_iters,
+        seed=seed,
+        spherical=True,
+        min_points_per_centroid=1,
+        max_points_per_centroid=SAMPLE,  # does not warn
         gpu=num_gpus,
-    )  # fmt: skip
+    )
     solver.train(rows)
     _, nearest = solver.index.search(rows, 1)
-    return torch.from_numpy(solver.centroids.copy()), torch.from_numpy(nearest[:, 0].copy())
+    return torch.from_numpy(np.array(solver.centroids)), torch.from_numpy(nearest[:, 0].copy())
 
 
 def _fill_empty(rows: Tensor, centroids: Tensor, assignments: Tensor, k: int) -> Tensor:

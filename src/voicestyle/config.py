@@ -17,8 +17,11 @@ Rate = Annotated[int, Range(1000, 192_000)]
 Window = Annotated[int, Range(1, 1 << 16)]
 Bands = Annotated[int, Range(1, 1 << 10)]
 Frames = Annotated[int, Range(1, 100_000)]
-Side = Annotated[int, Range(1, 2048)]
+Pixels = Annotated[int, Range(1, 2048)]
 
+Side = Literal["voice", "face"]  # the two towers, and what each of them takes
+SIDES: tuple[Side, Side] = ("voice", "face")
+CmpcSize = Literal[224, 256]  # pixels of the faces that the authors' releases take
 FrontEnd = Literal["cmpc", "cmpc2", "ge2e", "ge2e+fbank"]
 VoiceBackbone = Literal["ge2e", "ge2e+campplus", "resnet10", "resnet18", "resnet34"]
 FaceBackbone = Literal["dlib_resnet", "dlib_resnet+faceres", "resnet10", "resnet18", "resnet34"]
@@ -65,7 +68,7 @@ class LogMelConfig:
 class ImageConfig:
     """What a face backbone takes, as a part of the canonical (generator) frame."""
 
-    size: Side  # pixels, square
+    size: Pixels  # square
     # left, top, right, bottom of the face crop as fractions of the canonical frame; may reach outside of [0, 1]
     crop: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
@@ -100,7 +103,7 @@ class EncoderConfig:
         return self.face_backbone.split("+")[0]
 
     @classmethod
-    def cmpc(cls, size: Literal[224, 256] = 256) -> EncoderConfig:
+    def cmpc(cls, size: CmpcSize = 256) -> EncoderConfig:
         """The authors' ResNet-34 pair (224 px: CMPC release, 256 px: VoiceStyle)."""
         log_mel = LogMelConfig.cmpc() if size == 224 else LogMelConfig.cmpc2()
         return cls("resnet34", "resnet34", log_mel, ImageConfig(size), embed_dim=512)
@@ -207,9 +210,18 @@ class GuidanceConfig:
         Its regularizer of the latent (weight 1e-3) has a gradient of zero, so there is none here.
         """
         return cls(
-            k=3, num_members=8, steps=100, lr=0.01, latent_noise=0.05, latent_weight=0.0, num_views=0,
-            member_order="dataset", optimize_noise=True, clamp=True, keep="last",
-        )  # fmt: skip
+            k=3,
+            num_members=8,
+            steps=100,
+            lr=0.01,
+            latent_noise=0.05,
+            latent_weight=0.0,
+            num_views=0,
+            member_order="dataset",
+            optimize_noise=True,
+            clamp=True,
+            keep="last",
+        )
 
     @property
     def is_reference(self) -> bool:

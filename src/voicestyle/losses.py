@@ -16,9 +16,12 @@ from torch import Tensor
 class Prototypes(Protocol):
     """The prototypes of one modality at one granularity, and where the rows of a batch belong."""
 
-    centroids: Tensor  # (K, D) unit norm
-    concentrations: Tensor  # (K,)
-    assignments: Tensor  # (N,) of the batch
+    @property
+    def centroids(self) -> Tensor: ...  # (K, D) unit norm
+    @property
+    def concentrations(self) -> Tensor: ...  # (K,)
+    @property
+    def assignments(self) -> Tensor: ...  # (N,) of the batch
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float, same: Tensor | None = None) -> Tensor:

@@ -53,8 +53,9 @@ def _counts(
     place: NDArray[np.int64], labels: NDArray[np.bool_], weights: ArrayLike | None = None
 ) -> tuple[Array, Array]:
     """Numbers of positives and negatives at each distinct score, where a trial counts `weights` times."""
-    weights = np.ones(len(place)) if weights is None else np.asarray(weights, np.float64)
-    return np.bincount(place, labels * weights), np.bincount(place, ~labels * weights)
+    counts = np.ones(len(place)) if weights is None else np.asarray(weights, np.float64)
+    positives, negatives = np.bincount(place, labels * counts), np.bincount(place, ~labels * counts)
+    return positives.astype(np.float64), negatives.astype(np.float64)
 
 
 def _auc(positives: Array, negatives: Array) -> float:
@@ -118,11 +119,6 @@ def matching_correct(positive: ArrayLike, negatives: ArrayLike) -> Array:
     return np.where((negatives > positive[:, None]).any(1), 0.0, 1.0 / (1 + ties))
 
 
-def matching_accuracy(positive: ArrayLike, negatives: ArrayLike) -> float:
-    """The mean of `matching_correct`; chance is 1 / N."""
-    return float(matching_correct(positive, negatives).mean())
-
-
 # ---------------------------------------------------------------------------------------------------------- retrieval
 
 
@@ -159,12 +155,13 @@ def median_ranks(ranking: Ranking, weights: Iterable[ArrayLike]) -> list[int]:
     would be another number: random scores would beat constant ones.)
     """
     hit_at = cache(ranking.hit_at)
-    last, found = int((ranking.above + ranking.tied).max()), []
-    for weight in weights:
-        weight = np.asarray(weight, np.float64)
+    last = int((ranking.above + ranking.tied).max())
+
+    def median(weight: Array) -> int:
         half = weight.sum() / 2
-        found.append(1 + bisect_left(range(1, last), True, key=lambda k, w=weight, h=half: w @ hit_at(k) >= h - 1e-9))
-    return found
+        return 1 + bisect_left(range(1, last), True, key=lambda k: bool(weight @ hit_at(k) >= half - 1e-9))
+
+    return [median(np.asarray(weight, np.float64)) for weight in weights]
 
 
 def rank(scores: ArrayLike, relevant: Sequence[NDArray[np.int64]]) -> Ranking:
@@ -198,24 +195,6 @@ def _rank(ascending: Array, relevant: Array, harmonic: Array) -> tuple[float, in
     slope = (hits - 1) / np.maximum(tied - 1, 1)
     total = (before + 1 - slope * (above + 1)) * (harmonic[above + tied] - harmonic[above]) + slope * tied
     return float((hits / tied) @ total / hits.sum()), int(above[-1]), int(tied[-1]), int(hits[-1])
-
-
-def average_precision(scores: ArrayLike, relevant: ArrayLike) -> Array:
-    """(Q,) average precision of each query; among equal scores, its mean over all their orders.
-
-    Args:
-        scores: (Q, G) similarity of query and gallery item
-        relevant: (Q, G) bool; a query without a relevant item is an error
-    """
-    relevant = np.asarray(relevant, dtype=bool)
-    if np.shape(scores) != relevant.shape:
-        raise ValueError(f"scores {np.shape(scores)} and relevance {relevant.shape}: expected two (Q, G) arrays")
-    return rank(scores, [np.flatnonzero(row) for row in relevant]).average_precision
-
-
-def mean_average_precision(scores: ArrayLike, relevant: ArrayLike) -> float:
-    """The mean of `average_precision`; constant scores give what random ones give on average."""
-    return float(average_precision(scores, relevant).mean())
 
 
 # ---------------------------------------------------------------------------------------------------------- intervals
@@ -282,5 +261,5 @@ def bootstrap_interval(
 
 def percentiles(found: ArrayLike, level: float = LEVEL) -> Interval:
     """The middle part of what the resamples of a bootstrap gave."""
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(np.asarray(found, np.float64), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 
 from voicestyle import __version__
-from voicestyle.align import align_face, face_region, lies_elsewhere
+from voicestyle.align import Picture, face_region, in_frame
 from voicestyle.audio import voice_input
 from voicestyle.checkpoint import Model, load_model
 from voicestyle.config import GuidanceConfig
@@ -23,18 +22,17 @@ from voicestyle.convert.lpips import find_backbone, read_lpips
 from voicestyle.embedded import EMBEDDED
 from voicestyle.generation import Generation, Whose
 from voicestyle.guidance import guide
-from voicestyle.image import MAX_PIXELS, from_pil, open_image
 from voicestyle.inversion import LinearInverter, Perceptual, Region, Start, identity_features, invert
 from voicestyle.latent import Callback, LatentResult
+from voicestyle.nn.stylegan2 import Generator
 from voicestyle.prototypes import MemberOrder, Nearest, PrototypeBank
 from voicestyle.sampling import further_start, random_latents, undetermined
 from voicestyle.speech import warn_unless_speech
 
 DISCLAIMER = "AI-generated: one of many faces that fit the voice. It is not the speaker's face and identifies nobody."
 
-Picture = str | Path | PIL.Image.Image | Tensor  # a file, a picture, or (N,3,H,W) in [-1,1]
+PerceptualChoice = Literal["auto", "lpips", "pixel"]
 
-FRAME_SIZE = 224  # pixels of an aligned face before a network takes its part of it
 BATCH = 8  # pictures that go through a network together
 
 
@@ -51,12 +49,12 @@ def load(
     """
     has_gpu = torch.cuda.is_available()
     try:
-        device = torch.device(device or ("cuda" if has_gpu else "cpu"))
+        place = torch.device(device or ("cuda" if has_gpu else "cpu"))
     except RuntimeError as error:
         raise ValueError(f"device {device!r}: {error}") from None
-    if device.type == "cuda" and not has_gpu:
-        raise ValueError(f"device {str(device)!r}: no CUDA device is available here; use 'cpu'")
-    return VoiceStyle(load_model(name_or_folder, device), device, dtype)
+    if place.type == "cuda" and not has_gpu:
+        raise ValueError(f"device {str(place)!r}: no CUDA device is available here; use 'cpu'")
+    return VoiceStyle(load_model(name_or_folder, place), place, dtype)
 
 
 class VoiceStyle:
@@ -133,17 +131,34 @@ class VoiceStyle:
         return self.nearest_prototypes(voice_emb, settings.k, settings.num_members, settings.member_order)
 
     def _made(
-        self, voice_emb: Tensor, nearest: Nearest, w_init: Tensor, result: LatentResult, path: Tensor, seed: int,
+        self,
+        voice_emb: Tensor,
+        nearest: Nearest,
+        w_init: Tensor,
+        result: LatentResult,
+        path: Tensor,
+        seed: int,
         settings: GuidanceConfig,
-    ) -> Generation:  # fmt: skip
+    ) -> Generation:
         image = self.synthesize(result.w, result.noise)
         similarity = self.similarity(voice_emb, self.encode_face(image))[0]
         return Generation(
-            image=image, w=result.w, similarity=similarity, percentile=self.percentile(similarity),
-            prototypes=nearest, history=result.history, voice_emb=voice_emb, w_init=w_init, path=path,
-            noise=result.noise, seed=seed, settings=settings, settings_name=_whose(settings, self.config.guidance),
-            evidence=self.describe(nearest), provenance=self.metadata(),
-        )  # fmt: skip
+            image=image,
+            w=result.w,
+            similarity=similarity,
+            percentile=self.percentile(similarity),
+            prototypes=nearest,
+            history=result.history,
+            voice_emb=voice_emb,
+            w_init=w_init,
+            path=path,
+            noise=result.noise,
+            seed=seed,
+            settings=settings,
+            settings_name=_whose(settings, self.config.guidance),
+            evidence=self.describe(nearest),
+            provenance=self.metadata(),
+        )
 
     @torch.no_grad()
     def encode_voice(
@@ -158,7 +173,7 @@ class VoiceStyle:
     @torch.no_grad()
     def encode_face(self, face: Picture, align: bool = False) -> Tensor:
         """Unit embeddings (N,D) of pictures in the canonical frame; `align` brings a photograph there first."""
-        images = _picture(face, align=align).to(self.device)
+        images = in_frame(face, align=align).to(self.device)
         return torch.cat([self.encoder.encode_face(part) for part in images.split(BATCH)])
 
     def similarity(self, voice_emb: Tensor, face_emb: Tensor) -> Tensor:
@@ -202,7 +217,7 @@ class VoiceStyle:
         member_w = self.bank.latents.to(self.device)
         starts = [member_w[nearest.members].mean(0)]
         if num_faces > 1:
-            deviations = undetermined(member_w, self.bank.member_emb.to(voice_emb) @ voice_emb.T)
+            deviations = undetermined(member_w, self.bank.embeddings.to(voice_emb) @ voice_emb.T)
             fit = partial(self._fit, voice_emb)
             for face in range(1, num_faces):
                 # of the voice too: several men must not all get the same further faces
@@ -241,7 +256,7 @@ class VoiceStyle:
     @torch.no_grad()
     def _mapped(self, voice_emb: Tensor, w_init: Tensor) -> LatentResult:
         """What the mapper makes of a start: guidance in one pass, whose loss nobody looked at."""
-        mapper = self._part("mapper", "`voicestyle models distill` adds one")
+        mapper = self.model.needed(self.model.mapper, "mapper", "`voicestyle models distill` adds one")
         return LatentResult(mapper(voice_emb, w_init), torch.full((len(w_init),), torch.nan), [])
 
     @torch.no_grad()
@@ -280,7 +295,7 @@ class VoiceStyle:
         align: bool = False,
         region: Region | None = None,  # where the look counts; None: the face of an aligned photograph, else all
         start: Start | None = None,  # None: see `default_start`
-        perceptual: Literal["auto", "lpips", "pixel"] = "auto",  # see `VoiceStyle.perceptual`
+        perceptual: PerceptualChoice = "auto",  # see `VoiceStyle.perceptual`
         **settings: Any,
     ) -> LatentResult:
         """The latents whose pictures come nearest to `images`; further settings are those of `inversion.invert`."""
@@ -295,7 +310,7 @@ class VoiceStyle:
     def aligned(self, images: Picture | Sequence[Picture], align: bool = True) -> Tensor:
         """Pictures (N,3,size,size) in the generator's frame; `align` brings photographs there first."""
         pictures = [images] if isinstance(images, Picture) else images
-        return torch.cat([_picture(p, self.generator.config.size, align) for p in pictures]).to(self.device)
+        return torch.cat([in_frame(p, self.generator.config.size, align) for p in pictures]).to(self.device)
 
     @staticmethod
     def default_region(align: bool) -> Region:
@@ -318,14 +333,14 @@ class VoiceStyle:
         start = start or self.default_start()
         if start == "w_avg":
             return self.generator.w_avg.expand(len(images), -1)
-        inverter = self._linear if start == "linear" else self._part("inverter", "`voicestyle train inverter` adds one")
-        return torch.cat([inverter(part) for part in images.split(BATCH)])
+        estimate = self._linear if start == "linear" else self.model.needed_inverter
+        return torch.cat([estimate(part) for part in images.split(BATCH)])
 
     @cached_property
     def _linear(self) -> LinearInverter:
         return LinearInverter.learn(self.generator)
 
-    def perceptual(self, choice: Literal["auto", "lpips", "pixel"] = "auto") -> Perceptual | None:
+    def perceptual(self, choice: PerceptualChoice = "auto") -> Perceptual | None:
         """LPIPS, or None where pixels at several scales take its place: on request, and where its VGG16 is not found.
 
         Raises:
@@ -340,20 +355,15 @@ class VoiceStyle:
     # ----------------------------------------------------------------------------------------------------------- parts
 
     @property
-    def generator(self) -> Any:
+    def generator(self) -> Generator:
         """The generator; a ValueError where the model has none."""
-        return self._part("generator", "add generator.safetensors to its folder")
+        return self.model.needed_generator
 
     @property
     def bank(self) -> PrototypeBank:
         """The prototypes; a ValueError where the model has none."""
-        return self._part("bank", "build its prototypes with `voicestyle prototypes build`")
-
-    def _part(self, name: str, remedy: str) -> Any:
-        part = getattr(self.model, name)
-        if part is None:
-            raise ValueError(f"{self.model.folder}: this model has no {name}; {remedy}, or use another model")
-        return part
+        remedy = "build its prototypes with `voicestyle prototypes build`"
+        return self.model.needed(self.model.bank, "bank", remedy)
 
     def metadata(self) -> dict[str, str]:
         """What every picture of this model says of itself."""
@@ -362,18 +372,14 @@ class VoiceStyle:
 
     def describe(self, nearest: Nearest) -> dict[str, Any]:
         """The nearest prototypes and their members as plain JSON-ready values."""
+        keys, homes = self.bank.member_keys, self.bank.assignments
         prototypes = zip(nearest.prototypes.tolist(), nearest.similarities.tolist(), strict=True)
-        percentiles = self.percentile(nearest.member_similarities) or [None] * len(nearest.members)
+        percentiles = self.percentile(nearest.member_similarities) or repeat(None, len(nearest.members))
         members = zip(nearest.members.tolist(), nearest.member_similarities.tolist(), percentiles, strict=True)
         return {
             "prototypes": [{"prototype": i, "similarity": similarity} for i, similarity in prototypes],
             "members": [
-                {
-                    "member": self.bank.member_keys[i],
-                    "prototype": int(self.bank.assignments[i]),
-                    "similarity": similarity,
-                    "percentile": percentile,
-                }
+                {"member": keys[i], "prototype": int(homes[i]), "similarity": similarity, "percentile": percentile}
                 for i, similarity, percentile in members
             ],
         }
@@ -392,21 +398,3 @@ def _whose(settings: GuidanceConfig, own: GuidanceConfig) -> Whose:
     if settings.is_reference:
         return "reference"
     return "model" if dataclasses.replace(settings, k=own.k, steps=own.steps) == own else "custom"
-
-
-def _picture(picture: Picture, size: int | None = None, align: bool = False) -> Tensor:
-    """A picture (N,3,H,W) in the canonical frame, resized to `size` where given."""
-    if isinstance(picture, Tensor):
-        return picture
-    is_open = isinstance(picture, PIL.Image.Image)
-    pil, name = (picture, "picture") if is_open else (open_image(picture, max_pixels=MAX_PIXELS), str(picture))
-    try:
-        if align:
-            return from_pil(align_face(pil, size or FRAME_SIZE))
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-    if pil.width != pil.height:
-        raise ValueError(f"{name}: {pil.width} x {pil.height} px, expected a square aligned face; align it (--align)")
-    if not is_open and lies_elsewhere(pil):
-        warnings.warn(f"{name}: its face lies elsewhere than in aligned pictures; --align cuts it out", stacklevel=2)
-    return from_pil(pil, size)

@@ -16,12 +16,11 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from voicestyle.clustering import kmeans
-from voicestyle.files import written_whole
+from voicestyle.files import read_tensors, written_whole
 
 IN_HEADER = ("member_keys", "encoder_fingerprint", "generator_fingerprint")  # fields of a bank that are no tensors
 FORMAT = "voicestyle prototypes 1"
@@ -64,11 +63,14 @@ class PrototypeBank:
         num_prototypes, num_members = len(self.centroids), len(self.assignments)
         dim = self.centroids.shape[-1]
         expected = {
-            "centroids": (num_prototypes, dim), "concentrations": (num_prototypes,), "assignments": (num_members,),
-            "member_emb": (num_members, dim), "member_identity": (num_members,),
+            "centroids": (num_prototypes, dim),
+            "concentrations": (num_prototypes,),
+            "assignments": (num_members,),
+            "member_emb": (num_members, dim),
+            "member_identity": (num_members,),
             "member_psnr": (num_members,),
             "member_w": (num_members, 0 if self.member_w is None else self.member_w.shape[-1]),
-        }  # fmt: skip
+        }
         for name, shape in expected.items():
             value = getattr(self, name)
             if value is None and name in OPTIONAL:
@@ -95,6 +97,13 @@ class PrototypeBank:
         if self.member_w is None:
             raise ValueError(NO_LATENTS)
         return self.member_w
+
+    @property
+    def embeddings(self) -> Tensor:
+        """The face embeddings of the members (M,D); a ValueError where the bank is a catalogue."""
+        if self.member_emb is None:
+            raise ValueError(NO_LATENTS)
+        return self.member_emb
 
     @classmethod
     def build(
@@ -143,11 +152,10 @@ class PrototypeBank:
             ValueError: k or num_members out of range, an embedding of another size, or a bank that is a catalogue.
         """
         voice_emb = self._query(voice_emb, k, num_members)
-        if self.member_emb is None:
-            raise ValueError(NO_LATENTS)
+        member_emb = self.embeddings
         similarities, prototypes = (self.centroids @ voice_emb).topk(k)
         candidates = torch.cat([self.members_of(int(prototype)) for prototype in prototypes]).sort().values
-        similarity = self.member_emb[candidates] @ voice_emb
+        similarity = member_emb[candidates] @ voice_emb
         if member_order == "dataset":
             chosen = torch.arange(min(num_members, len(candidates)))
         else:
@@ -251,12 +259,7 @@ class PrototypeBank:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; make it with `voicestyle prototypes build`")
-        try:
-            with safe_open(path, "pt") as file:
-                header = json.loads((file.metadata() or {}).get("voicestyle", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: truncated or not a safetensors file ({error}); get it again") from None
+        tensors, header = read_tensors(path)
         names = {f.name for f in fields(cls) if _is_tensor(f.name)}
         is_whole = names - set(OPTIONAL) <= set(tensors) <= names
         is_ours = isinstance(header, dict) and header.pop("format", None) == FORMAT
@@ -269,7 +272,7 @@ class PrototypeBank:
 
 
 def is_fingerprint(value: object) -> bool:
-    """Whether a value is what `checkpoint.fingerprint` gives."""
+    """Whether a value is what `weights.fingerprint` gives."""
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import io
 import mmap
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer as WritableBuffer
+
+ByteOrder = Literal["little", "big"]
 
 PLACEHOLDER = 0x3FFF0000  # bytes; what claims to hold so much and does not was written before its length was known
 
@@ -46,9 +51,10 @@ class Part(io.RawIOBase):
         self._place = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: len(self)}[whence])
         return self._place
 
-    def readinto(self, buffer: memoryview) -> int:
-        got = self[self._place : self._place + len(buffer)]
-        buffer[: len(got)] = got
+    def readinto(self, buffer: WritableBuffer, /) -> int:
+        room = memoryview(buffer).cast("B")
+        got = self[self._place : self._place + len(room)]
+        room[: len(got)] = got
         self._place += len(got)
         return len(got)
 
@@ -85,7 +91,7 @@ def _file_size(part: Part) -> int:
     return int.from_bytes(part[at : at + 8], "little") if at >= 40 else 0
 
 
-def _sound(part: Part) -> tuple[int, int, Literal["little", "big"], int, int] | None:
+def _sound(part: Part) -> tuple[int, int, ByteOrder, int, int] | None:
     """Where the length of the samples stands, in how many bytes of what order; where they begin, and their length."""
     head = part[:12]
     if head[:4] == b".snd":
@@ -94,7 +100,7 @@ def _sound(part: Part) -> tuple[int, int, Literal["little", "big"], int, int] | 
         return _caf_sound(part)
     if head[8:12] not in (b"WAVE", b"AIFF", b"AIFC"):
         return None
-    order = "big" if head[:4] in (b"FORM", b"RIFX") else "little"
+    order: ByteOrder = "big" if head[:4] in (b"FORM", b"RIFX") else "little"
     place, wide = 12, None
     for _ in range(_MAX_CHUNKS):
         kind, size = part[place : place + 4], int.from_bytes(part[place + 4 : place + 8], order)
@@ -110,7 +116,7 @@ def _sound(part: Part) -> tuple[int, int, Literal["little", "big"], int, int] | 
     return None
 
 
-def _caf_sound(part: Part) -> tuple[int, int, Literal["little", "big"], int, int] | None:
+def _caf_sound(part: Part) -> tuple[int, int, ByteOrder, int, int] | None:
     """As `_sound`, of Apple's Core Audio Format: the lengths of its chunks have 64 bits, and -1 leaves one open."""
     place = 8
     for _ in range(_MAX_CHUNKS):
@@ -121,7 +127,7 @@ def _caf_sound(part: Part) -> tuple[int, int, Literal["little", "big"], int, int
     return None
 
 
-def _is_chunk(part: Part, place: int, order: Literal["little", "big"]) -> bool:
+def _is_chunk(part: Part, place: int, order: ByteOrder) -> bool:
     """Whether what stands behind the samples is a chunk, a tag or padding, and not more of them."""
     rest = part[place : place + 64]
     is_named = rest[:4].decode("latin-1").isprintable() and rest[:4].isascii()

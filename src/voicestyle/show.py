@@ -227,7 +227,7 @@ def _bank_row(vs: VoiceStyle, prototype: int, num_members: int) -> Row:
     title = f"prototype {prototype}: {len(members)} members, concentration {bank.concentrations[prototype]:.3f}"
     if not len(members):
         return title, [(None, "no members")]
-    similarity = bank.member_emb[members] @ bank.centroids[prototype]
+    similarity = bank.embeddings[members] @ bank.centroids[prototype]
     order = similarity.argsort(descending=True, stable=True)[:num_members]
     images = vs.synthesize(torch.cat([latents[members].mean(0)[None], latents[members[order]]]))
     names = [

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from voicestyle.calibration import Array, Familiarity, sigmoid
-from voicestyle.files import written_whole
+from voicestyle.files import read_tensors, written_whole
 
 FORMAT = "voicestyle suggestion 1"
 FIT = "`voicestyle evaluate calibration` makes it"
@@ -110,16 +109,15 @@ class Suggestion:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: this model says nothing of a voice by itself; {FIT}")
+        tensors, header = read_tensors(path)
         try:
-            with safe_open(path, "numpy") as file:
-                header = json.loads((file.metadata() or {})["voicestyle"])
-                arrays = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118
-            if header.pop("format") != FORMAT:
+            if not isinstance(header, dict) or header.pop("format", None) != FORMAT:
                 raise ValueError("another format")
+            arrays = {name: value.double().numpy() for name, value in tensors.items()}
             parts = {name.split(".")[1]: arrays.pop(name) for name in list(arrays) if "." in name}
             made = cls(familiarity=Familiarity(rest=header.pop("rest"), **parts), **arrays, **header)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: damaged, or not a file of this version ({error}); {FIT} anew") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: not a file of this version ({error}); {FIT} anew") from None
         if made.encoder_fingerprint != encoder_fingerprint:
             raise ValueError(
                 f"{path}: fitted for encoder {made.encoder_fingerprint[:12]}, but the model's is "

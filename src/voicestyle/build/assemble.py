@@ -54,9 +54,13 @@ def assemble_model(recipe: Mapping[str, Any], out: str | Path) -> Path:
     )
     hashes = {Path(path).name: _sha256(Path(path)) for path in settings.files}
     return save_model(
-        out, config, encoder.encoder, generator,
-        metadata={"sources": {**settings.sources, "sha256": hashes}}, card=card.read_text(encoding="utf-8"),
-    )  # fmt: skip
+        out,
+        config,
+        encoder.encoder,
+        generator,
+        metadata={"sources": {**settings.sources, "sha256": hashes}},
+        card=card.read_text(encoding="utf-8"),
+    )
 
 
 def _generator_config(run: Path) -> GeneratorConfig:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from voicestyle.checkpoint import Model, check_replaceable, save_model
+from voicestyle.checkpoint import check_replaceable, save_changed
 from voicestyle.config import MapperConfig
 from voicestyle.data.manifest import Manifest
 from voicestyle.guidance import VoiceObjective, seen_size
@@ -54,13 +54,13 @@ def distill(
     held_back, voices = voices[: max(1, len(voices) // 10)], voices[max(1, len(voices) // 10) :]
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        mapper = Mapper(MapperConfig(vs.config.encoder.embed_dim, vs.config.generator.w_dim, hidden))
+        mapper = Mapper(MapperConfig(vs.config.encoder.embed_dim, vs.generator.config.w_dim, hidden))
     mapper = mapper.to(vs.device)
     mapper.w_avg.copy_(vs.generator.w_avg)
     mapper.w_std.copy_(vs.generator.w_std)
     optimizer = torch.optim.Adam(mapper.parameters(), betas=BETAS)
     settings = dataclasses.replace(vs.config.guidance, num_views=1)
-    until = seen_size(settings, vs.config.generator)
+    until = seen_size(settings, vs.generator.config)
     for step in range(steps):
         emb = _some(voices, batch, rng)
         w_init = starts(vs, emb)
@@ -76,7 +76,8 @@ def distill(
         progress(1)
     mapper.eval().requires_grad_(False)
     report = _report(vs, mapper, held_back)
-    _save(vs.model, mapper, Path(out))
+    config = dataclasses.replace(vs.model.config, mapper=mapper.config)
+    save_changed(vs.model, out, config=config, mapper=mapper)
     return mapper, report
 
 
@@ -86,9 +87,13 @@ def starts(vs: VoiceStyle, voice_emb: Tensor) -> Tensor:
 
 
 def _voices(
-    vs: VoiceStyle, manifests: Sequence[str | Path], split: str, limit: int, rng: torch.Generator,
+    vs: VoiceStyle,
+    manifests: Sequence[str | Path],
+    split: str,
+    limit: int,
+    rng: torch.Generator,
     progress: Callable[[int], Any],
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Embeddings (N,D) of up to `limit` voices in random order, of as many people as there are."""
     listed = [item for path in manifests for item in Manifest.read(path).split(split) if item.voice]
     heard: Counter[str] = Counter()
@@ -96,12 +101,12 @@ def _voices(
     for place in torch.randperm(len(listed), generator=rng).tolist():  # one voice of each person, then a second, ...
         turns.append((heard[listed[place].identity], place))
         heard[listed[place].identity] += 1
-    found = []
+    found: list[Tensor] = []
     for _, place in sorted(turns, key=lambda turn: turn[0]):
         if len(found) == limit:
             break
         try:
-            found.append(vs.encode_voice(listed[place].voice))
+            found.append(vs.encode_voice(listed[place].file("voice")))
         except ValueError:  # too short, or silent: another takes its place
             continue
         progress(1)
@@ -129,12 +134,3 @@ def _report(vs: VoiceStyle, mapper: Mapper, voices: Tensor) -> dict[str, Any]:
     similar = [(voices * vs.encode_face(vs.synthesize(latent))).sum(1).mean().item() for latent in (w_init, w)]
     way = ((w - w_init).norm(dim=1) / vs.generator.w_std).mean().item()
     return {"voices": len(voices), "similarity of the start": similar[0], "fast": similar[1], "way / w_std": way}
-
-
-def _save(model: Model, mapper: Mapper, out: Path) -> None:
-    card = model.folder / "README.md"
-    save_model(
-        out, dataclasses.replace(model.config, mapper=mapper.config), model.encoder, model.generator, model.bank,
-        model.metadata, card.read_text(encoding="utf-8") if card.is_file() else None, identity=model.identity,
-        inverter=model.inverter, mapper=mapper, dtype=model.dtype,
-    )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,9 +77,13 @@ def find_members(
     if limit is not None:
         rows = rows[_spread(catalogue.assignments[rows].tolist(), limit, seed)]
     return Members(
-        catalogue.subset(rows), [frames[row] for row in rows.tolist()], frontal, len(keys),
-        len(keys) - len(frames), len(frames) - len(kept),
-    )  # fmt: skip
+        catalogue.subset(rows),
+        [frames[row] for row in rows.tolist()],
+        frontal,
+        len(keys),
+        len(keys) - len(frames),
+        len(frames) - len(kept),
+    )
 
 
 def _spread(groups: Sequence[int], num: int, seed: int) -> list[int]:
@@ -127,11 +131,11 @@ def build_members(
 
     def load(some: Sequence[int]) -> Pictures:
         native = [picture(i) for i in some]
-        return native, torch.cat([crop_resize(p, (0, 0, 1, 1), model.generator.config.size) for p in native])
+        return native, torch.cat([crop_resize(p, (0, 0, 1, 1), project.generator.config.size) for p in native])
 
     def batches() -> Iterator[tuple[bytes, Callable[[], Pictures]]]:
         for some in chunks(range(len(members)), project.batch):
-            yield _names(members, some), lambda some=some: load(some)
+            yield _names(members, some), partial(load, some)
 
     with alone_with(out):
         found = {f"member_{name}": value for name, value in project(batches()).items()}
@@ -140,7 +144,7 @@ def build_members(
             refuse(keys[i], reasons.get(i, f"{members.frames[i]}: could not be read when the build began"))
         rows = has_picture.nonzero().flatten()
         held = {name: value[rows] for name, value in found.items()}
-        bank = replace(members.bank.subset(rows), **held, generator_fingerprint=model.generator_fingerprint)
+        bank = replace(members.bank.subset(rows), **held, generator_fingerprint=project.generator_fingerprint)
         about = {"similarity": similarity, **project.settings}
         write_bank(Path(out), model, bank, {**model.metadata, "members": about})
     return bank
@@ -148,7 +152,7 @@ def build_members(
 
 def _embedder(model: Model, similarity: Similarity) -> tuple[Any, str]:
     """What embeds pictures to find similar ones, and how embeddings are compared."""
-    device = model.generator.w_avg.device
+    device = model.needed_generator.w_avg.device
     if similarity == "face":
         return face_embedder(model.encoder.encode_face, device), "cosine"
     return clip_embedder(device), "dot" if similarity == "clip-dot" else "cosine"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from voicestyle.checkpoint import Model, check_replaceable, save_model
+from voicestyle.checkpoint import Model, check_replaceable, save_changed
 from voicestyle.data.manifest import Manifest
 from voicestyle.files import kept, sha256_of
 from voicestyle.image import load_image
@@ -74,7 +74,7 @@ def build_bank(
         for picture, identity in some:
             try:
                 native = picture if isinstance(picture, Tensor) else load_image(picture)
-                small = picture if isinstance(picture, Tensor) else load_image(picture, model.generator.config.size)
+                small = picture if isinstance(picture, Tensor) else load_image(picture, project.generator.config.size)
             except (ValueError, OSError) as error:
                 refuse(str(picture), str(error))
             else:
@@ -84,14 +84,20 @@ def build_bank(
     def batches() -> Iterator[tuple[bytes, Callable[[], Pictures]]]:
         for some in chunks(list(zip(pictures, identities, strict=True)), project.batch):
             if held := list(read(some)):
-                native, target = [each[0] for each in held], torch.cat([each[1] for each in held])
-                yield target.numpy().tobytes(), lambda native=native, target=target: (native, target)
+                loaded: Pictures = [each[0] for each in held], torch.cat([each[1] for each in held])
+                yield loaded[1].numpy().tobytes(), partial(lambda pictures: pictures, loaded)
 
     found = project(batches())
     return PrototypeBank.build(
-        found["emb"], found["w"], kept, k, seed, psnr=found["psnr"],
-        encoder_fingerprint=model.encoder_fingerprint, generator_fingerprint=model.generator_fingerprint,
-    )  # fmt: skip
+        found["emb"],
+        found["w"],
+        kept,
+        k,
+        seed,
+        psnr=found["psnr"],
+        encoder_fingerprint=model.encoder_fingerprint,
+        generator_fingerprint=project.generator_fingerprint,
+    )
 
 
 class Projector:
@@ -111,19 +117,19 @@ class Projector:
         progress: Callable[[int], None] | None = None,  # told how many more pictures are done
         **settings: Any,  # of `inversion.invert`
     ) -> None:
-        if model.generator is None:
-            raise ValueError(f"{model.folder}: this model has no generator to project pictures with; use another model")
+        self.generator = model.needed_generator
         self.model, self.batch, self.cache, self.progress = model, batch, cache, progress
         self.perceptual, self.invert_settings = perceptual, {"steps": steps, "batch": batch, "seed": seed, **settings}
-        if start == "inverter" and model.inverter is None:
-            raise ValueError(f"{model.folder}: this model has no inverter; start at 'linear', or train one")
+        self.inverter = model.needed_inverter if start == "inverter" else None
         self.settings = {
-            "start": start, "perceptual": "pixel" if perceptual is None else "lpips",
+            "start": start,
+            "perceptual": "pixel" if perceptual is None else "lpips",
             "identity": "encoder" if model.identity is None else "ir_se50",
             **{name: str(value) for name, value in self.invert_settings.items()},
-        }  # fmt: skip
-        prints = [model.generator_fingerprint, model.encoder_fingerprint]
-        prints += [model.inverter_fingerprint] if start == "inverter" else []
+        }
+        self.generator_fingerprint = model.generator_fingerprint or ""  # there is one, as there is a generator
+        prints: list[str | None] = [self.generator_fingerprint, model.encoder_fingerprint]
+        prints += [] if self.inverter is None else [model.inverter_fingerprint]
         self.depends_on = f"emb, w, psnr {' '.join(map(str, prints))} {depends_on} {sorted(self.settings.items())}"
 
     def __call__(self, batches: Iterator[tuple[bytes, Callable[[], Pictures]]]) -> dict[str, Tensor]:
@@ -146,14 +152,17 @@ class Projector:
     def _estimate(self) -> Callable[[Tensor], Tensor] | None:
         """What says where the projections start; None: they start from w_avg."""
         if self.settings["start"] != "linear":
-            return self.model.inverter if self.settings["start"] == "inverter" else None
+            return self.inverter
         return LinearInverter.learn(
-            self.model.generator, seed=self.invert_settings["seed"], cache=self.cache,
-            fingerprint=self.model.generator_fingerprint, progress=self.progress is not None,
-        )  # fmt: skip
+            self.generator,
+            seed=self.invert_settings["seed"],
+            cache=self.cache,
+            fingerprint=self.generator_fingerprint,
+            progress=self.progress is not None,
+        )
 
     def _project(self, native: list[Tensor], target: Tensor) -> dict[str, Tensor]:
-        generator, encoder = self.model.generator, self.model.encoder
+        generator, encoder = self.generator, self.model.encoder
         is_missing = target.flatten(1).isnan().any(1)  # pictures that could not be read: their PSNR stays NaN
         native, target = [picture.nan_to_num() for picture in native], target.nan_to_num().to(generator.w_avg)
         with torch.no_grad():
@@ -171,12 +180,12 @@ class Projector:
 
         Of an estimate far outside of the faces, few steps lead back: two members of a bank of a thousand were lost so.
         """
-        mean = self.model.generator.w_avg.expand_as(w)
+        mean = self.generator.w_avg.expand_as(w)
         return torch.where((self._psnr(w, target) > self._psnr(mean, target))[:, None], w, mean)
 
     @torch.no_grad()
     def _psnr(self, w: Tensor, target: Tensor) -> Tensor:
-        return psnr(self.model.generator.synthesis(w.to(target)).clamp(-1, 1), target)
+        return psnr(self.generator.synthesis(w.to(target)).clamp(-1, 1), target)
 
 
 def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
@@ -196,10 +205,5 @@ def write_bank(out: Path, model: Model, bank: PrototypeBank, metadata: Mapping[s
     if out.suffix == ".safetensors":
         bank.save(out)
     else:
-        card = model.folder / "README.md"
-        text = card.read_text(encoding="utf-8") if card.is_file() else None
-        save_model(
-            out, model.config, model.encoder, model.generator, bank, metadata, text,
-            identity=model.identity, inverter=model.inverter, dtype=model.dtype,
-        )  # fmt: skip
+        save_changed(model, out, bank=bank, metadata=metadata)
     shutil.rmtree(out.with_name(f"{out.name}.part"))

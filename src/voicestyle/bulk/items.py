@@ -8,16 +8,14 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from voicestyle.config import Side
 from voicestyle.data.folders import PICTURES, RECORDINGS, files_in, told_by_suffix
 from voicestyle.data.tables import read_table
 from voicestyle.files import sha256_of
 
-Kind = Literal["voice", "face"]
-
-SUFFIXES: dict[Kind, tuple[str, ...]] = {"voice": RECORDINGS, "face": PICTURES}
-COLUMNS: dict[Kind, tuple[str, ...]] = {"voice": ("voice", "path"), "face": ("frontal", "face", "path")}
+SUFFIXES: dict[Side, tuple[str, ...]] = {"voice": RECORDINGS, "face": PICTURES}
+COLUMNS: dict[Side, tuple[str, ...]] = {"voice": ("voice", "path"), "face": ("frontal", "face", "path")}
 TABLES = (".csv", ".parquet")
 
 
@@ -42,7 +40,7 @@ class Item:
         return Path(self.name).suffix.lower()
 
 
-def items(sources: Iterable[str | Path], kind: Kind) -> Iterator[Item]:
+def items(sources: Iterable[str | Path], kind: Side) -> Iterator[Item]:
     """The inputs of all sources, lazily, in the order of their names within a folder.
 
     A source is a file; a folder (all files of the kind in it and below); a ``.csv`` or ``.parquet`` with a column
@@ -66,7 +64,7 @@ def items(sources: Iterable[str | Path], kind: Kind) -> Iterator[Item]:
             yield Item(str(source), source)
 
 
-def count(sources: Iterable[str | Path], kind: Kind) -> int:
+def count(sources: Iterable[str | Path], kind: Side) -> int:
     """How many inputs there are, for a bar: a look at names alone. What is wrong with a source, `items` says."""
     num = 0
     for source in map(Path, sources):
@@ -87,7 +85,7 @@ def is_many(sources: Sequence[str | Path]) -> bool:
     return any(Path(s).is_dir() or Path(s).suffix.lower() in (*TABLES, ".tar") for s in sources)
 
 
-def _folder(folder: Path, kind: Kind) -> Iterator[Item]:
+def _folder(folder: Path, kind: Side) -> Iterator[Item]:
     held = files_in(folder, ("",), recursive=True)
     found = [path for path in held if path.name.lower().endswith(SUFFIXES[kind])]
     if not found:
@@ -97,7 +95,7 @@ def _folder(folder: Path, kind: Kind) -> Iterator[Item]:
     yield from (Item(str(path), path) for path in found)
 
 
-def _table(path: Path, kind: Kind) -> Iterator[Item]:
+def _table(path: Path, kind: Side) -> Iterator[Item]:
     columns, rows = read_table(path)
     column = next((name for name in COLUMNS[kind] if name in columns), None)
     if column is None:
@@ -107,7 +105,7 @@ def _table(path: Path, kind: Kind) -> Iterator[Item]:
             yield Item(cells[column], path.parent / cells[column])
 
 
-def _tar(path: Path, kind: Kind) -> Iterator[Item]:
+def _tar(path: Path, kind: Side) -> Iterator[Item]:
     try:
         with tarfile.open(path) as tar:
             for member in tar:

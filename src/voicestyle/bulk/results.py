@@ -83,7 +83,8 @@ class Results:
             return False
         record = {"key": row.key, "input": row.name, "worker": row.worker, "seconds": round(row.seconds, 4)}
         record |= row.found
-        if (picture := record.pop("picture", None)) is not None:
+        picture = record.pop("picture", None)
+        if isinstance(picture, bytes):
             path = Path(PICTURES, row.key[:2], f"{row.key}.png")
             with written_whole(self.folder / path) as beside:
                 beside.write_bytes(picture)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class Summary:
     num_there: int = 0  # that were done before, or are the same as another
     failed: dict[str, str] = field(default_factory=dict)  # name -> error
     num_of: Counter[str] = field(default_factory=Counter)  # of each worker
-    seconds_of: Counter[str] = field(default_factory=Counter)
+    seconds_of: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
 def content_key(item: Item, job: Job, fingerprints: dict[str, Any]) -> str:
@@ -106,9 +106,14 @@ class _Todo:
 
 
 def _use(
-    executor: Executor, job: Job, todo: _Todo, ahead: int, results: Results, summary: Summary,
+    executor: Executor,
+    job: Job,
+    todo: _Todo,
+    ahead: int,
+    results: Results,
+    summary: Summary,
     progress: Callable[[int], Any],
-) -> None:  # fmt: skip
+) -> None:
     """Work until all is done, or the executor is broken: what it had goes back."""
     under_way: dict[Future, list[Keyed]] = {}
     broken = False
@@ -147,9 +152,13 @@ def _keep(row: Row, results: Results, summary: Summary, progress: Callable[[int]
 
 
 def _keyed(
-    items: Iterable[Item], job: Job, fingerprints: dict[str, Any], results: Results, summary: Summary,
+    items: Iterable[Item],
+    job: Job,
+    fingerprints: dict[str, Any],
+    results: Results,
+    summary: Summary,
     progress: Callable[[int], Any],
-) -> Iterator[Keyed]:  # fmt: skip
+) -> Iterator[Keyed]:
     """The items that are not done yet, with their keys; those of one content once."""
     seen: set[str] = set()
     for item in items:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
+import multiprocessing
 import socket
 import tempfile
 import time
@@ -14,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from voicestyle.bulk.items import Item, Kind
+from voicestyle.bulk.items import Item
+from voicestyle.config import Side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,7 @@ class Job:
     """What is to be done with each item, by which model. Can be pickled: it is sent to workers."""
 
     what: What
-    kind: Kind
+    kind: Side
     model: str
     device: str | None = None
     dtype: str = "float32"
@@ -42,7 +43,7 @@ class Job:
         vs = _model(self.model, self.device, self.dtype)
         rows = {"generate": _generate, "embed": _embed, "invert": _invert}[self.what](vs, self, batch)
         spent = (time.perf_counter() - start) / len(batch)
-        me = f"{socket.gethostname()}:{os.getpid()}"
+        me = f"{socket.gethostname()}:{multiprocessing.current_process().pid}"
         return [Row(key, item.name, found, me, spent) for (key, item), found in zip(batch, rows, strict=True)]
 
 

@@ -52,7 +52,7 @@ class _Commands(click.Group):
             raise click.ClickException(str(error)) from error
 
 
-def _show_warning(message: Warning | str, *_: Any) -> None:
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """Where in the code a warning was raised says nothing to who runs a command."""
     click.echo(f"Warning: {message}", err=True)
 

@@ -11,9 +11,9 @@ import click
 from voicestyle.cli import results
 
 if TYPE_CHECKING:
-    from voicestyle.bulk.items import Kind
     from voicestyle.bulk.run import Summary
     from voicestyle.bulk.work import What
+    from voicestyle.config import Side
     from voicestyle.pipeline import VoiceStyle
 
 
@@ -24,33 +24,44 @@ def option_bulk(function: Callable) -> Callable:
             "--cluster", metavar="WHERE", help="Workers of Dask: tcp://HOST:PORT, local:N, or slurm.toml. OUT as there."
         ),
         click.option(
-            "--jobs", type=click.IntRange(min=1), metavar="N",
+            "--jobs",
+            type=click.IntRange(min=1),
+            metavar="N",
             help="Processes of one thread. OUT becomes a folder of Parquet and pictures, and a stopped run goes on.",
         ),
-    ):  # fmt: skip
+    ):
         function = option(function)
     return function
 
 
-def is_bulk(sources: Sequence[str], jobs: int | None, cluster: str | None, out: Path | None) -> bool:
-    """Whether the inputs are shared out among workers: where that is asked for, and for folders, tables and tars.
+def folder_of_many(sources: Sequence[str], jobs: int | None, cluster: str | None, out: Path | None) -> Path | None:
+    """The folder for the results of inputs that are shared out among workers; None for inputs done one by one.
 
-    That they then have a folder to go to is seen to before a model is read.
+    They are shared out where that is asked for, and out of folders, tables and tars.
     """
     from voicestyle.bulk.items import is_many
 
     if jobs is not None and cluster is not None:
         raise click.UsageError("--jobs and --cluster: name one of them")
-    is_asked = jobs is not None or cluster is not None or is_many(sources)
-    if is_asked and (out is None or out.suffix):
+    if jobs is None and cluster is None and not is_many(sources):
+        return None
+    if out is None or out.suffix:
         raise click.BadParameter(f"{out}: many inputs need the name of a folder", param_hint="-o")
-    return is_asked
+    return out
 
 
 def run_bulk(
-    vs: VoiceStyle, what: What, kind: Kind, sources: Sequence[str], out: Path, jobs: int | None,
-    cluster: str | None, options: dict[str, Any], as_json: bool, model: dict[str, Any],
-) -> None:  # fmt: skip
+    vs: VoiceStyle,
+    what: What,
+    kind: Side,
+    sources: Sequence[str],
+    out: Path,
+    jobs: int | None,
+    cluster: str | None,
+    options: dict[str, Any],
+    as_json: bool,
+    model: dict[str, Any],
+) -> None:
     """Do it, tell how it went, and end with status 1 if an item failed."""
     from voicestyle.bulk import workers
     from voicestyle.bulk.items import count, items

@@ -13,10 +13,20 @@ from voicestyle.cli.options import load, option_model, option_seed
 
 @click.command(short_help="Fit and score what a voice suggests by itself: sex and age.")
 @click.argument("pairs", type=click.Path(path_type=Path))
-@click.option("--apparent", type=click.Path(path_type=Path), required=True, metavar="CSV",
-              help="Columns key, predicted_gender, predicted_age: what a classifier of faces sees.")  # fmt: skip
-@click.option("--labeled", type=click.Path(path_type=Path), required=True, metavar="MANIFEST",
-              help="Voices of people whose sex is known, in no training.")  # fmt: skip
+@click.option(
+    "--apparent",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="CSV",
+    help="Columns key, predicted_gender, predicted_age: what a classifier of faces sees.",
+)
+@click.option(
+    "--labeled",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="MANIFEST",
+    help="Voices of people whose sex is known, in no training.",
+)
 @click.option("--test-split", default="val", help="Of PAIRS: people that are in none of the fitting.")
 @click.option("--cache", type=click.Path(path_type=Path), help="A folder: a stopped run goes on from there.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Reliability and risk-coverage: a .png, .svg or .pdf.")
@@ -24,9 +34,16 @@ from voicestyle.cli.options import load, option_model, option_seed
 @option_seed
 @option_model
 def calibration(
-    pairs: Path, apparent: Path, labeled: Path, test_split: str, cache: Path | None, plot: Path | None, save: bool,
-    seed: int, **options: Any,
-) -> None:  # fmt: skip
+    pairs: Path,
+    apparent: Path,
+    labeled: Path,
+    test_split: str,
+    cache: Path | None,
+    plot: Path | None,
+    save: bool,
+    seed: int,
+    **options: Any,
+) -> None:
     """Example: voicestyle evaluate calibration pairs.csv --apparent predicted.csv --labeled librispeech.csv --save
 
     Sex and age that a voice suggests, fitted on the train voices of PAIRS, calibrated on people kept apart, and scored

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +29,8 @@ def _cores() -> int:
 
 option_manifest_out = option_out("The manifest: a name that ends in .csv or .parquet.")
 option_workers = click.option(
-    "--workers", "num_workers", type=click.IntRange(min=1), default=_cores, show_default="all cores",
-    help="Processes.",
-)  # fmt: skip
+    "--workers", "num_workers", type=click.IntRange(min=1), default=_cores, show_default="all cores", help="Processes."
+)
 
 
 @click.group(short_help="Prepare and check data.")
@@ -276,7 +275,7 @@ def _write(manifest: Manifest, out: Path, inputs: Sequence[Path | None] = ()) ->
 
 
 @contextmanager
-def _counted(name: str) -> Iterator[dict[str, Callable[[int], Any]]]:
+def _counted(name: str) -> Iterator[dict[str, Any]]:
     """A bar whose length is known only once the work begins."""
     from tqdm import tqdm
 

@@ -14,6 +14,7 @@ from voicestyle.cli.options import load, option_json, option_model, option_seed,
 
 if TYPE_CHECKING:
     from voicestyle.evaluate.embeddings import Averaging
+    from voicestyle.evaluate.lists import Task
     from voicestyle.evaluate.protocol import Protocol
     from voicestyle.evaluate.report import Evaluation
 
@@ -26,7 +27,7 @@ def evaluate() -> None:
     """
 
 
-def _evaluate(task: str, as_json: bool, **options: Any) -> None:
+def _evaluate(task: Task, as_json: bool, **options: Any) -> None:
     """Score a model on one task; items that cannot be used are told of and left out."""
     from voicestyle.evaluate.association import evaluate_protocol
     from voicestyle.evaluate.protocol import leak_check
@@ -39,10 +40,15 @@ def _evaluate(task: str, as_json: bool, **options: Any) -> None:
     vs = load(options)
     with results.progress(len(protocol), task) as advance:
         evaluation = evaluate_protocol(
-            vs, protocol, options["seed"], averaging=averaging, cache=options["cache"], leak_check=leaks,
+            vs,
+            protocol,
+            options["seed"],
+            averaging=averaging,
+            cache=options["cache"],
+            leak_check=leaks,
             refuse=lambda source, error: click.echo(f"left out: item {source.name!r}: {error}", err=True),
             progress=advance,
-        )  # fmt: skip
+        )
     _show(evaluation, as_json, options["markdown"], options["plots"])
 
 
@@ -58,7 +64,7 @@ def _averaging(task: str, options: dict[str, Any]) -> Averaging:
     return Averaging(crops or 0, seed=seed)
 
 
-def _protocol(task: str, options: dict[str, Any]) -> Protocol:
+def _protocol(task: Task, options: dict[str, Any]) -> Protocol:
     """The trials that the options name, written where they say."""
     from voicestyle.data.manifest import Manifest
     from voicestyle.evaluate.protocol import manifest_protocol, published_protocol
@@ -140,9 +146,11 @@ option_protocol = option_manifest(
 
 
 option_strata = click.option(
-    "--strata", multiple=True, type=click.Choice(["U", "G", "N", "GN"]),
+    "--strata",
+    multiple=True,
+    type=click.Choice(["U", "G", "N", "GN"]),
     help="Impostors share: U nothing, G gender, N nationality.  [default: as labels allow]",
-)  # fmt: skip
+)
 
 
 @evaluate.command(short_help="Which of N faces belongs to the voice, and the reverse.")

@@ -23,7 +23,7 @@ from voicestyle.cli.options import (
 if TYPE_CHECKING:
     from voicestyle.evaluate.inversion import StudySettings
     from voicestyle.evaluate.targets import Targets
-    from voicestyle.pipeline import VoiceStyle
+    from voicestyle.pipeline import PerceptualChoice, VoiceStyle
 
 A_PATH = click.Path(path_type=Path)
 SOURCE = "FOLDER|MANIFEST"
@@ -115,7 +115,13 @@ def inversion(out: Path, as_json: bool, steps: int, lr: float, num_linear: int, 
 
 
 def _study(
-    vs: VoiceStyle, out: Path, settings: StudySettings, *, perceptual: str | None, vary: tuple[str, ...], **sources: Any
+    vs: VoiceStyle,
+    out: Path,
+    settings: StudySettings,
+    *,
+    perceptual: PerceptualChoice | None,
+    vary: tuple[str, ...],
+    **sources: Any,
 ) -> Any:
     """The study of what the options name."""
     from voicestyle.evaluate.inversion import study_conditions, study_inversion

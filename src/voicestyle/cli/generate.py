@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voicestyle.cli import results
-from voicestyle.cli.bulk import is_bulk, option_bulk, run_bulk
+from voicestyle.cli.bulk import folder_of_many, option_bulk, run_bulk
 from voicestyle.cli.options import load, option_align, option_json, option_model, option_out, option_seed, option_vad
-from voicestyle.config import GuidanceConfig
+from voicestyle.config import GuidanceConfig, Side
 
 if TYPE_CHECKING:
     from voicestyle.inversion import Perceptual
-    from voicestyle.pipeline import VoiceStyle
+    from voicestyle.pipeline import PerceptualChoice, VoiceStyle
 
 FACTOR = click.FloatRange(min=0)
 STEPS = {"w_avg": 300, "linear": 50, "inverter": 50}  # of an inversion, by where it starts
@@ -29,7 +29,7 @@ option_perceptual = click.option(
 )
 
 
-def load_perceptual(vs: VoiceStyle, choice: str | None) -> Perceptual | None:
+def load_perceptual(vs: VoiceStyle, choice: PerceptualChoice | None) -> Perceptual | None:
     """LPIPS, if it is to be had or asked for; that it is not to be had is said."""
     perceptual = vs.perceptual(choice or "auto")
     if perceptual is None and choice != "pixel":
@@ -62,8 +62,8 @@ def generate(voices: tuple[str, ...], out: Path, sheet: bool, as_json: bool, **o
     Faces that fit a voice. They are plausible, and identify nobody. VOICE may be a folder, a manifest or a .tar, too.
     """
     jobs, cluster = options.pop("jobs"), options.pop("cluster")
-    if is_bulk(voices, jobs, cluster, out):
-        return _generate_many(voices, out, jobs, cluster, sheet, as_json, options)
+    if folder := folder_of_many(voices, jobs, cluster, out):
+        return _generate_many(voices, folder, jobs, cluster, sheet, as_json, options)
     targets = results.picture_targets(voices, out)
     results.check_there(voices)
     vs = load(options)
@@ -86,9 +86,14 @@ def generate(voices: tuple[str, ...], out: Path, sheet: bool, as_json: bool, **o
 
 
 def _generate_many(
-    voices: tuple[str, ...], out: Path, jobs: int | None, cluster: str | None, sheet: bool, as_json: bool,
+    voices: tuple[str, ...],
+    out: Path,
+    jobs: int | None,
+    cluster: str | None,
+    sheet: bool,
+    as_json: bool,
     options: dict[str, Any],
-) -> None:  # fmt: skip
+) -> None:
     more, num_faces = (options.pop("morph"), options.pop("report")), options.pop("num_faces")
     if sheet or any(more) or num_faces > 1:
         raise click.UsageError("--sheet, --morph, --report and --num-faces: not for many inputs at once")
@@ -140,16 +145,16 @@ def sample(out: Path, num: int, truncation_psi: float, seed: int, as_json: bool,
 @option_vad
 @option_bulk
 @option_model
-def embed(kind: str, files: tuple[str, ...], out: Path | None, align: bool, vad: bool | None, **options: Any) -> None:
+def embed(kind: Side, files: tuple[str, ...], out: Path | None, align: bool, vad: bool | None, **options: Any) -> None:
     """Example: voicestyle embed voice a.wav b.wav -o voices.npz
 
     The unit embeddings of voices or faces. FILE may be a folder, a manifest or a .tar, too.
     """
     jobs, cluster = options.pop("jobs"), options.pop("cluster")
-    if is_bulk(files, jobs, cluster, out):
+    if folder := folder_of_many(files, jobs, cluster, out):
         model = dict(options)
         asked = {"vad": vad} if kind == "voice" else {"align": align}
-        return run_bulk(load(options), "embed", kind, files, out, jobs, cluster, asked, False, model)
+        return run_bulk(load(options), "embed", kind, files, folder, jobs, cluster, asked, False, model)
     save = results.embedding_writer(out, files)
     results.check_there(files)
     vs = load(options)
@@ -209,16 +214,18 @@ def _known(row: dict[str, Any]) -> list[Any]:
 @option_out("A .png file for one picture, else a folder; the latent goes beside it as .npy.")
 @click.option("--space", type=click.Choice(["w", "w_plus"]), default="w", help="One latent, or one a layer.")
 @click.option(
-    "--start", type=click.Choice(["w_avg", "linear", "inverter"]),
+    "--start",
+    type=click.Choice(["w_avg", "linear", "inverter"]),
     help="The mean face, or an estimate.  [default: the model's inverter; w_avg for a face alone, or without inverter]",
-)  # fmt: skip
+)
 @click.option(
     "--steps", type=click.IntRange(min=0), help="Of the projection.  [default: 300 from w_avg, 50 from an estimate]"
 )
 @click.option(
-    "--region", type=click.Choice(["all", "face"]),
+    "--region",
+    type=click.Choice(["all", "face"]),
     help="Where the look counts; who it is, everywhere.  [default: face with --align, else all]",
-)  # fmt: skip
+)
 @click.option("--lr", type=float, default=0.1, help="Learning rate.")
 @click.option("--compare", is_flag=True, help="Also NAME-compare.png: what was inverted beside its inversion.")
 @option_perceptual
@@ -232,7 +239,7 @@ def invert(
     out: Path,
     align: bool,
     compare: bool,
-    perceptual: str | None,
+    perceptual: PerceptualChoice | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -242,9 +249,9 @@ def invert(
     """
     jobs, cluster = options.pop("jobs"), options.pop("cluster")
     model = {name: options[name] for name in ("model", "device", "dtype")}
-    many = is_bulk(images, jobs, cluster, out)
-    targets = [] if many else results.picture_targets(images, out)
-    if not many:
+    folder = folder_of_many(images, jobs, cluster, out)
+    targets = [] if folder else results.picture_targets(images, out)
+    if not folder:
         results.check_there(images)
     vs = load(options)
     options["region"] = options["region"] or vs.default_region(align)
@@ -252,9 +259,9 @@ def invert(
     options["perceptual"] = "pixel" if load_perceptual(vs, perceptual) is None else "lpips"
     if options["steps"] is None:
         options["steps"] = STEPS[start]
-    if many:
+    if folder:
         asked = {"align": align, **options}
-        return run_bulk(vs, "invert", "face", images, out, jobs, cluster, asked, as_json, model)
+        return run_bulk(vs, "invert", "face", images, folder, jobs, cluster, asked, as_json, model)
 
     def work(image: str, target: Path) -> dict[str, Any]:
         given = vs.aligned(image, align)

@@ -12,7 +12,8 @@ from voicestyle.cli import results
 from voicestyle.cli.options import load, option_json, option_model, option_out, option_overrides, option_seed
 
 if TYPE_CHECKING:
-    from voicestyle.download import PublicFile
+    from voicestyle.config import CmpcSize
+    from voicestyle.published import PublicFile
 
 PATH = click.Path(path_type=Path)
 
@@ -102,7 +103,7 @@ def convert(out: Path, cmpc_size: str | None, as_json: bool, **options: Any) -> 
     if (paths["memory"] is None) != (paths["index"] is None):
         raise click.UsageError("--memory and --index belong together")
     results.check_writable(out.parent)
-    size = int(cmpc_size) if cmpc_size else None
+    size: CmpcSize | None = None if cmpc_size is None else 224 if cmpc_size == "224" else 256
     results.show(convert_official(OfficialFiles(**paths), out, cmpc_size=size, **options), as_json, results.flat)
 
 
@@ -151,7 +152,8 @@ def download(
     Public weights, verified, and nothing half-written: a transfer that broke off goes on when the command is run
     again. It says what to do by hand where a file cannot be fetched. NAME is one of `--list`.
     """
-    from voicestyle.download import KNOWN, fetch
+    from voicestyle.download import fetch
+    from voicestyle.published import KNOWN
 
     def work(_: str, file: PublicFile) -> results.Record:
         path, sha256 = fetch(file, out or Path("weights"), mirror, proxy)

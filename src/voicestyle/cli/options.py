@@ -43,10 +43,13 @@ def option_trained_on(function: Callable) -> Callable:
     for option in (
         click.option("--allow-leaks", is_flag=True, help="Mark a leak in the report instead."),
         click.option(
-            "--trained-on", multiple=True, type=click.Path(path_type=Path), metavar="MANIFEST",
+            "--trained-on",
+            multiple=True,
+            type=click.Path(path_type=Path),
+            metavar="MANIFEST",
             help="Refuse who is in its split train.",
         ),
-    ):  # fmt: skip
+    ):
         function = option(function)
     return function
 

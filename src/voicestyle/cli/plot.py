@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from voicestyle.data.manifest import Item
     from voicestyle.evaluate.embeddings import Source
+    from voicestyle.evaluate.protocol import Faces
+    from voicestyle.plots.space import Method
 
 
 @click.group(short_help="Draw training curves, similarities, the joint space, prototypes.")
@@ -72,7 +74,7 @@ def option_pairs(function: Callable) -> Callable:
 
 
 def _embed(
-    manifest: Path, splits: tuple[str, ...], faces: str, cache: Path | None, seed: int, **model: Any
+    manifest: Path, splits: tuple[str, ...], faces: Faces, cache: Path | None, seed: int, **model: Any
 ) -> tuple[list[Item], Any, Any]:
     """The usable pairs of the splits and their embeddings of voices and faces; others are told of and left out."""
     from voicestyle.data.manifest import Manifest
@@ -87,17 +89,18 @@ def _embed(
     vs, averaging = load(model), Averaging(seed=seed)
     with results.progress(sum(map(len, parts)), "embedded") as advance:
         sides = [[source for part in parts for source in getattr(part, side)] for side in ("voices", "faces")]
-        voices, faces = (encode(vs, sources, averaging, cache, refuse, advance) for sources in sides)
-    items = [item for part in parts for item in part.items if item.key in voices.rows and item.key in faces.rows]
+        of_voices, of_faces = (encode(vs, sources, averaging, cache, refuse, advance) for sources in sides)
+    both = of_voices.rows.keys() & of_faces.rows.keys()
+    items = [item for part in parts for item in part.items if item.key in both]
     keys = [item.key for item in items]
-    return items, voices.emb[voices.find(keys)], faces.emb[faces.find(keys)]
+    return items, of_voices.emb[of_voices.find(keys)], of_faces.emb[of_faces.find(keys)]
 
 
 @plot.command(short_help="Voices and faces on a map of the joint space.")
 @option_pairs
 @click.option("--color", type=click.Choice(["gender", "split", "identity"]), default="gender", help="Known label.")
 @click.option("--method", type=click.Choice(["tsne", "pca"]), default="tsne", help="How the dimensions are reduced.")
-def space(out: Path, color: str, method: str, **options: Any) -> None:
+def space(out: Path, color: str, method: Method, **options: Any) -> None:
     """Example: voicestyle plot space pairs.csv -o map.png --color gender
 
     The voices and faces of a manifest on a map of the joint space, colored by a known label.

@@ -14,10 +14,11 @@ from voicestyle.cli.generate import load_perceptual, option_perceptual
 from voicestyle.cli.options import load, option_json, option_model, option_out, option_seed
 
 if TYPE_CHECKING:
-    from voicestyle.pipeline import VoiceStyle
+    from voicestyle.build.members import Similarity
+    from voicestyle.pipeline import PerceptualChoice, VoiceStyle
     from voicestyle.prototypes import PrototypeBank
 
-METHODS = {"optimize": {"start": "w_avg", "steps": 300}, "one-shot": {"steps": 0}}
+METHODS: dict[str, dict[str, Any]] = {"optimize": {"start": "w_avg", "steps": 300}, "one-shot": {"steps": 0}}
 
 
 @click.group(short_help="Build or show a bank of prototypes.")
@@ -49,9 +50,10 @@ def prototypes() -> None:
     "linear first learns from 4,000 samples, for minutes).",
 )
 @click.option(
-    "--start", type=click.Choice(["w_avg", "linear", "inverter"]),
+    "--start",
+    type=click.Choice(["w_avg", "linear", "inverter"]),
     help="Of a projection.  [default: the method's: w_avg; or the model's inverter, linear where it has none]",
-)  # fmt: skip
+)
 @click.option("--steps", type=click.IntRange(min=0), help="Of a projection.  [default: the method's]")
 @click.option("--lr", type=float, default=0.1, help="Learning rate of the projections.")
 @click.option("--batch", type=click.IntRange(min=1), default=8, help="Pictures projected together; less: less memory.")
@@ -72,7 +74,10 @@ def build(manifests: tuple[Path, ...], out: Path, faces: Path | None, **options:
     results.check_apart([*manifests, options["model"]], [out])
     vs = load(options)
     with results.left_out() as refuse:
-        bank = (_build_from_faces if faces else _build_from_manifests)(vs, faces or manifests, out, refuse, **options)
+        if faces is None:
+            bank = _build_from_manifests(vs, manifests, out, refuse, **options)
+        else:
+            bank = _build_from_faces(vs, faces, out, refuse, **options)
     reached = "PSNR {mean} dB on average, {least} at least".format(**bank.summary()["reconstruction_psnr_db"])
     click.echo(f"{len(bank.member_keys)} members: {reached}", err=True)
     click.echo(out)
@@ -103,28 +108,41 @@ def _build_from_manifests(
 
 
 def _build_from_faces(
-    vs: VoiceStyle, faces: Path, out: Path, refuse: Callable[[str, str], None], *, k: int, split: str,
-    frontal: Path | None, similarity: str | None,
-    limit: int | None, **options: Any,
-) -> PrototypeBank:  # fmt: skip
+    vs: VoiceStyle,
+    faces: Path,
+    out: Path,
+    refuse: Callable[[str, str], None],
+    *,
+    k: int,
+    split: str,
+    frontal: Path | None,
+    similarity: Similarity | None,
+    limit: int | None,
+    **options: Any,
+) -> PrototypeBank:
     from voicestyle.build.members import build_members, find_members
 
-    similarity = similarity or ("clip" if options["reference"] else "face")
-    if options["reference"] and similarity == "clip":
+    if options["reference"] and similarity in (None, "clip"):
         similarity = "clip-dot"
     projection = _projection(vs, **options)
     members = find_members(vs.bank, faces, frontal, limit, options["seed"])
     click.echo(members.summary(), err=True)
     with results.progress(len(members), "projected") as advance:
         return build_members(
-            vs.model, members, out, similarity=similarity, refuse=refuse, progress=advance, **projection
+            vs.model, members, out, similarity=similarity or "face", refuse=refuse, progress=advance, **projection
         )
 
 
 def _projection(
-    vs: VoiceStyle, *, method: str, start: str | None, steps: int | None, perceptual: str | None, reference: bool,
+    vs: VoiceStyle,
+    *,
+    method: str,
+    start: str | None,
+    steps: int | None,
+    perceptual: PerceptualChoice | None,
+    reference: bool,
     **options: Any,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """The settings of `build.prototypes.Projector`."""
     from voicestyle.inversion import REFERENCE
 

@@ -24,9 +24,11 @@ JOBS = {"encoder": "encoder.job", "generator": "generator.job", "inverter": "inv
 @click.option("--dry-run", is_flag=True, help="Check the recipe, print it resolved, and stop.")
 @click.option("--device", help="cpu, cuda, ...  [default: the GPU where there is one]")
 @click.option(
-    "--cross-validate", type=click.IntRange(min=2), metavar="FOLDS",
+    "--cross-validate",
+    type=click.IntRange(min=2),
+    metavar="FOLDS",
     help="Encoder: score the recipe on train identities that were left out, instead of training on all.",
-)  # fmt: skip
+)
 @option_json
 def train(part: str, recipe: Path, out: Path, overrides: tuple[str, ...], dry_run: bool, **options: Any) -> None:
     """Example: voicestyle train encoder recipes/embedded_encoder.toml -o runs/encoder --set seed=1

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from voicestyle.audio import log_mel
-from voicestyle.checkpoint import stored
 from voicestyle.convert import cmpc, ir_se50, stylegan2
 from voicestyle.nn.arcface import FRAME_SIZE, IRSE50
 from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.nn.stylegan2 import Generator
+from voicestyle.weights import stored
 
 DTYPE = torch.float32  # what converted weights are stored in; float16 would cost more than the tolerance
 TOLERANCE = 1e-4  # relative, of pictures and embeddings

@@ -58,7 +58,7 @@ def _read_header(reader: _Reader) -> None:
     """The loss layer, the versions of all layers from the output to the input, and the input layer."""
     reader.expect_ints("version", 1)
     reader.expect_string("loss_metric_2")
-    reader.float(), reader.float()  # margin and distance threshold of the training loss
+    reader.number(), reader.number()  # margin and distance threshold of the training loss
     versions = [_ADD_LAYER] * 2  # fully connected layer, global average
     for _, stride in reversed(BLOCKS):
         versions += [_ADD_LAYER] * 2  # rectifier, sum
@@ -142,7 +142,7 @@ class _Reader:
         self.position += count
         return taken
 
-    def int(self) -> int:
+    def integer(self) -> int:
         """A control byte (sign in bit 7, length in the low four) and a little-endian magnitude."""
         (control,) = self.take(1)
         if control & 0x70 or not 1 <= control & 0x0F <= 8:
@@ -151,9 +151,9 @@ class _Reader:
         magnitude = int.from_bytes(self.take(control & 0x0F), "little")
         return -magnitude if control & 0x80 else magnitude
 
-    def float(self) -> float:
+    def number(self) -> float:
         """Integer mantissa and binary exponent."""
-        mantissa, exponent = self.int(), self.int()
+        mantissa, exponent = self.integer(), self.integer()
         if abs(exponent) > 1024:
             raise self.error(f"exponent {exponent}", "a float")
         return math.ldexp(mantissa, exponent)
@@ -167,17 +167,17 @@ class _Reader:
         return values
 
     def expect_ints(self, what: str, *expected: int) -> None:
-        got = tuple(self.int() for _ in expected)
+        got = tuple(self.integer() for _ in expected)
         if got != expected:
             raise self.error(f"{what} {got}", str(expected))
 
     def expect_floats(self, what: str, *expected: float) -> None:
-        got = tuple(self.float() for _ in expected)
+        got = tuple(self.number() for _ in expected)
         if not np.allclose(got, expected, rtol=1e-6):
             raise self.error(f"{what} {got}", str(expected))
 
     def expect_string(self, expected: str) -> None:
-        length = self.int()
+        length = self.integer()
         if not 0 <= length <= 64:
             raise self.error(f"a string of {length} bytes", repr(expected))
         got = self.take(length)

@@ -20,9 +20,14 @@ OUTER = {
     "output_layer.4.": "embed_norm.",
 }
 INNER = {
-    "res_layer.0.": "norm1.", "res_layer.1.": "conv1.", "res_layer.2.": "prelu.", "res_layer.3.": "conv2.",
-    "res_layer.4.": "norm2.", "res_layer.5.": "gate.", "shortcut_layer.": "shortcut.",
-}  # fmt: skip
+    "res_layer.0.": "norm1.",
+    "res_layer.1.": "conv1.",
+    "res_layer.2.": "prelu.",
+    "res_layer.3.": "conv2.",
+    "res_layer.4.": "norm2.",
+    "res_layer.5.": "gate.",
+    "shortcut_layer.": "shortcut.",
+}
 WHAT = "IR-SE50"
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from voicestyle.convert.keys import filled, layout, rename, rename_back
+from voicestyle.convert.keys import filled, layout, rename
 from voicestyle.convert.torch_file import read_torch_file
 from voicestyle.embedded import MODELS
 from voicestyle.nn.lpips import LPIPS, STAGES
@@ -70,11 +70,6 @@ def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     features = {key: value for key, value in state.items() if key not in CLASSIFIER}
     return rename(features, key_table(), _layout(), WHAT)
-
-
-def to_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The features of torchvision's VGG16 from the convolutions of `LPIPS`: the inverse of `from_torchvision`."""
-    return rename_back(state, key_table(), _layout(), WHAT)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,22 +83,30 @@ def read_memory(path: str | Path, k: int) -> FrameMemory:
         ValueError: another layout, no such K, or assignments that are out of range
     """
     memory = read_torch_file(path)
-    lists = [memory.get(name) for name in ("inst2cluster", "centroids")] if isinstance(memory, dict) else []
-    if not lists or not all(isinstance(x, (list, tuple)) and all(isinstance(t, Tensor) for t in x) for x in lists):
+    held = memory if isinstance(memory, dict) else {}
+    all_assignments, all_centroids = _tensors(held.get("inst2cluster")), _tensors(held.get("centroids"))
+    if all_assignments is None or all_centroids is None:
         found = sorted(map(str, memory))[:6] if isinstance(memory, dict) else type(memory).__name__
         raise ValueError(f"{path}: holds {found}, expected a frame memory with lists 'inst2cluster' and 'centroids'")
-    known = [centroids.shape[0] if centroids.ndim else 0 for centroids in lists[1]]
-    if k not in known or len(lists[0]) != len(known):
+    known = [centroids.shape[0] if centroids.ndim else 0 for centroids in all_centroids]
+    if k not in known or len(all_assignments) != len(known):
         raise ValueError(f"{path}: has prototypes for K = {known}, not for {k}; choose one of them (--num-prototypes)")
     i = known.index(k)
-    assignments, centroids = lists[0][i], lists[1][i]
+    assignments, centroids = all_assignments[i], all_centroids[i]
     shapes, dim = (tuple(assignments.shape), tuple(centroids.shape)), EncoderConfig.cmpc().embed_dim
     if assignments.is_floating_point() or assignments.ndim != 1 or centroids.shape != (k, dim):
-        raise ValueError(f"{path}: {assignments.dtype} assignments and centroids of shapes {shapes}, expected integers "
-                         f"(rows,) and ({k}, {dim})")  # fmt: skip
+        raise ValueError(
+            f"{path}: {assignments.dtype} assignments and centroids of shapes {shapes}, expected integers "
+            f"(rows,) and ({k}, {dim})"
+        )
     if not bool(((assignments >= 0) & (assignments < k)).all()):
         raise ValueError(f"{path}: assignments outside of the {k} prototypes")
-    return FrameMemory(centroids.float(), assignments.long(), _density(memory.get("density"), i, k))
+    return FrameMemory(centroids.float(), assignments.long(), _density(held.get("density"), i, k))
+
+
+def _tensors(found: object) -> Sequence[Tensor] | None:
+    """A list of tensors, or None where it is something else."""
+    return found if isinstance(found, (list, tuple)) and all(isinstance(t, Tensor) for t in found) else None
 
 
 def read_index(path: str | Path) -> list[tuple[str, str]]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from voicestyle.checkpoint import check_replaceable, fingerprint, save_model
-from voicestyle.config import VoiceStyleConfig
+from voicestyle.checkpoint import check_replaceable, save_model
+from voicestyle.config import CmpcSize, VoiceStyleConfig
 from voicestyle.convert import cmpc, ir_se50, stylegan2
 from voicestyle.convert.check import DTYPE, check_encoder, check_generator, check_identity
 from voicestyle.convert.memory import read_catalogue
-from voicestyle.download import KNOWN
 from voicestyle.files import sha256_of
+from voicestyle.published import KNOWN
+from voicestyle.weights import fingerprint
 
 RELEASE_224 = ("checkpoint_CMPC", "checkpoint_CID")  # names of the files that were trained at 224 px
 ADDRESSES = {file.name: file.address for files in KNOWN.values() for file in files}
@@ -64,7 +65,7 @@ def convert_official(
     files: OfficialFiles,
     out: str | Path,
     *,
-    cmpc_size: Literal[224, 256] | None = None,
+    cmpc_size: CmpcSize | None = None,
     num_prototypes: int = 1000,
     seed: int = 0,
     name: str = "voicestyle-official",
@@ -108,7 +109,7 @@ def convert_official(
     return {"model": str(out), **metadata}
 
 
-def guess_size(path: str | Path) -> Literal[224, 256]:
+def guess_size(path: str | Path) -> CmpcSize:
     """The pixels that the towers of a file were trained with, by its name: 256 unless it is one of the CMPC release."""
     return 224 if Path(path).name.startswith(RELEASE_224) else 256
 

@@ -50,22 +50,6 @@ def generator_keys(config: GeneratorConfig) -> dict[str, str]:
     return table
 
 
-def discriminator_keys(config: GeneratorConfig) -> dict[str, str]:
-    """Foreign key -> ours, for every tensor of a discriminator that carries weights."""
-    table = {"convs.0.0.weight": "from_rgb.weight", "convs.0.1.bias": "from_rgb.bias"}
-    for i in range(config.size.bit_length() - 3):
-        foreign, ours = f"convs.{i + 1}", f"blocks.{i}"
-        table[f"{foreign}.conv1.0.weight"] = f"{ours}.conv1.weight"
-        table[f"{foreign}.conv1.1.bias"] = f"{ours}.conv1.bias"
-        table[f"{foreign}.conv2.1.weight"] = f"{ours}.conv2.weight"
-        table[f"{foreign}.conv2.2.bias"] = f"{ours}.conv2.bias"
-        table[f"{foreign}.skip.1.weight"] = f"{ours}.skip.weight"
-    for leaf in ("weight", "bias"):
-        table[f"final_linear.0.{leaf}"] = f"final_linear.{leaf}"
-        table[f"final_linear.1.{leaf}"] = f"logit.{leaf}"
-    return table | {"final_conv.0.weight": "final_conv.weight", "final_conv.1.bias": "final_conv.bias"}
-
-
 def read_generator(path: str | Path, seed: int = 0) -> tuple[Generator, dict[str, str]]:
     """The generator `g_ema` of a checkpoint, or of a bare state dict, in evaluation mode and frozen; and what was made.
 

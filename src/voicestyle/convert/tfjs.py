@@ -97,22 +97,31 @@ def _axes(axes: Tensor) -> tuple[int, ...]:
 
 
 OPERATIONS: dict[str, Callable[..., Tensor]] = {
-    "Conv2D": _convolve, "_FusedConv2D": _convolve,
+    "Conv2D": _convolve,
+    "_FusedConv2D": _convolve,
     "DepthwiseConv2dNative": lambda n, *x: _convolve(n, *x, depthwise=True),
     "FusedDepthwiseConv2dNative": lambda n, *x: _convolve(n, *x, depthwise=True),
     "_FusedMatMul": lambda n, x, kernel, *rest: _finish(n, x @ kernel, rest),
-    "Add": lambda n, x, y: x + y, "AddV2": lambda n, x, y: x + y, "Sub": lambda n, x, y: x - y,
-    "Mul": lambda n, x, y: x * y, "Maximum": lambda n, x, y: torch.maximum(x, y),
-    "Minimum": lambda n, x, y: torch.minimum(x, y), "Relu": lambda n, x: x.relu(), "Abs": lambda n, x: x.abs(),
-    "Square": lambda n, x: x.square(), "Rsqrt": lambda n, x: x.rsqrt(), "Sigmoid": lambda n, x: x.sigmoid(),
-    "Softmax": lambda n, x: x.softmax(-1), "Identity": lambda n, x: x,
+    "Add": lambda n, x, y: x + y,
+    "AddV2": lambda n, x, y: x + y,
+    "Sub": lambda n, x, y: x - y,
+    "Mul": lambda n, x, y: x * y,
+    "Maximum": lambda n, x, y: torch.maximum(x, y),
+    "Minimum": lambda n, x, y: torch.minimum(x, y),
+    "Relu": lambda n, x: x.relu(),
+    "Abs": lambda n, x: x.abs(),
+    "Square": lambda n, x: x.square(),
+    "Rsqrt": lambda n, x: x.rsqrt(),
+    "Sigmoid": lambda n, x: x.sigmoid(),
+    "Softmax": lambda n, x: x.softmax(-1),
+    "Identity": lambda n, x: x,
     "Sum": lambda n, x, axes: x.sum(_axes(axes), keepdim=n.keeps_dims),
     "Mean": lambda n, x, axes: x.mean(_axes(axes), keepdim=n.keeps_dims),
     "Squeeze": lambda n, x: x.reshape(len(x), -1),
     "Reshape": lambda n, x, shape: x.reshape(len(x), *shape[1:].tolist()),
     "MatMul": lambda n, x, kernel: x @ kernel,
     "Pad": lambda n, x, widths: F.pad(x, widths.flip(0).flatten().tolist()),
-}  # fmt: skip
+}
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -151,7 +160,8 @@ def _nodes(path: Path) -> list[dict[str, Any]]:
         left = list(held["modelTopology"]["node"])
     except (KeyError, TypeError):
         raise ValueError(f"{path}: no graph of TensorFlow.js; {ADVICE}") from None
-    ordered, known = [], set()
+    ordered: list[dict[str, Any]] = []
+    known: set[str] = set()
     while left:
         ready = [n for n in left if {i.split(":")[0].lstrip("^") for i in n.get("input", [])} <= known]
         if not ready:

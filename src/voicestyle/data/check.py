@@ -94,8 +94,8 @@ def check_manifests(
     start(len(files))
     work = partial(inspect_file, min_speech_s=min_speech_s)
     inspected: dict[Path, Inspected] = {}
-    for path, result in zip(files, in_order(work, [(p, p in voices) for p in files], num_workers), strict=True):
-        inspected[path] = result
+    for file, result in zip(files, in_order(work, [(p, p in voices) for p in files], num_workers), strict=True):
+        inspected[file] = result
         progress(1)
     for path, items in held.items():
         findings += _bad_items(path, items)

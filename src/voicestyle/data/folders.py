@@ -65,7 +65,8 @@ def import_folders(
         for row, path in enumerate(files[main]):
             key = composed(path.relative_to(roots[main] or "").as_posix())
             video = key.rpartition("/")[0] if key.count("/") > 1 else ""
-            items.append(Item(key, split_of[person], person, video, **{k: d[row] for k, d in dealt.items()}))
+            voice, face, front = (dealt[kind][row] if kind in dealt else None for kind in roots)
+            items.append(Item(key, split_of[person], person, video, voice=voice, face=face, frontal=front))
     return Manifest(tuple(items), " and ".join(str(root) for root in roots.values() if root is not None))
 
 

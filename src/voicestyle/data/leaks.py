@@ -59,9 +59,7 @@ def find_leaks(
     trained = {people.person(item.identity) for item in train}
     identities = {item.identity for item in test if people.person(item.identity) in trained}
     videos = {item.video for item in train if item.video} & {item.video for item in test}
-    return Leaks(
-        tuple(sorted(identities)), tuple(sorted(videos)), _same_files(train, test) if files else ()
-    )  # fmt: skip
+    return Leaks(tuple(sorted(identities)), tuple(sorted(videos)), _same_files(train, test) if files else ())
 
 
 class People:

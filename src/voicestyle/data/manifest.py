@@ -7,12 +7,14 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from voicestyle.data.tables import read_table, write_table
 
 SPLITS = ("train", "val", "test")
 MAX_AGE = 130  # years
+
+FileKind = Literal["voice", "face", "frontal"]  # of an item's files
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,16 @@ class Item:
         """Voice, face and frontal, as far as there are any."""
         return tuple(path for path in (self.voice, self.face, self.frontal) if path is not None)
 
+    def file(self, kind: FileKind) -> Path:
+        """The file of a kind; a ValueError where the item has none."""
+        path = {"voice": self.voice, "face": self.face, "frontal": self.frontal}[kind]
+        if path is None:
+            raise ValueError(f"item {self.key!r}: no {kind}, expected a file; leave it out, or add it to the manifest")
+        return path
+
 
 EDGES = ("left", "top", "right", "bottom")
-PATHS = ("voice", "face", "frontal")
+PATHS: tuple[FileKind, ...] = ("voice", "face", "frontal")
 COLUMNS = tuple(f.name for f in fields(Item))
 
 
@@ -202,7 +211,10 @@ def import_pairs(folder: str | Path) -> Manifest:
         raise ValueError(f"{table}: missing columns {missing}; it has {columns}")
     items = [
         Item(
-            row["key"], row.get("split", "train"), row["identity"], row.get("video", ""),
+            row["key"],
+            row.get("split", "train"),
+            row["identity"],
+            row.get("video", ""),
             voice=folder / "voice" / f"{row['key']}.ogg",
             face=folder / "face" / f"{row['key']}.jpg",
             face_box=_box(" ".join(row[f"face_{edge}"] for edge in EDGES).split(), where),
@@ -211,5 +223,5 @@ def import_pairs(folder: str | Path) -> Manifest:
             nationality=row.get("nationality", ""),
         )
         for where, row in rows
-    ]  # fmt: skip
+    ]
     return Manifest(tuple(items), str(table))

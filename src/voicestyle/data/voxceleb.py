@@ -97,9 +97,17 @@ def _items(
     dealt = deal(frontal or [None], len(clips))
     for (video, voice, face), picture in zip(clips, dealt, strict=True):
         yield Item(
-            f"{person.voxceleb_id}/{video}/{voice.stem}", split, person.identity, video, voice, face,
-            _whole_frame(face), picture, gender=person.gender, nationality=person.nationality,
-        )  # fmt: skip
+            f"{person.voxceleb_id}/{video}/{voice.stem}",
+            split,
+            person.identity,
+            video,
+            voice,
+            face,
+            _whole_frame(face),
+            picture,
+            gender=person.gender,
+            nationality=person.nationality,
+        )
 
 
 def _whole_frame(path: Path) -> tuple[float, ...]:
@@ -124,8 +132,8 @@ def _clips(
     """Video, clip and frame for each clip of a person, sorted."""
     scale = _person_folder(faces, person) / FACE_SCALE
     videos: dict[str, list[Path]] = {}
-    for video in (video for root in wav for video in _folders(root / person.voxceleb_id)):
-        videos.setdefault(video.name, []).append(video)
+    for folder in (folder for root in wav for folder in _folders(root / person.voxceleb_id)):
+        videos.setdefault(folder.name, []).append(folder)
     if not videos or not scale.is_dir():
         refuse(person.identity, f"no folder {scale if videos else person.voxceleb_id} with videos")
         return
@@ -175,7 +183,8 @@ def read_meta(path: str | Path) -> dict[str, Person]:
     people: dict[str, Person] = {}
     for where, row in rows:
         cells = {name: cell.strip() for name, cell in row.items()}
-        person = Person(*(cells[name] for name in META_COLUMNS), set=cells.get("Set", ""))
+        voxceleb_id, name, gender, nationality = (cells[column] for column in META_COLUMNS)
+        person = Person(voxceleb_id, name, gender, nationality, cells.get("Set", ""))
         if not re.fullmatch(r"id\d{5}", person.voxceleb_id) or person.gender not in ("f", "m") or not person.name:
             raise ValueError(f"{where}: {[*row.values()]}, expected e.g. id10001, A.J._Buckley, m, Ireland, dev")
         if person.voxceleb_id in people:
@@ -252,7 +261,14 @@ def read_training_list(path: str | Path) -> Manifest:
         video = row["video_id"]
         face = Path(path.parent, "unzippedFaces", name, FACE_SCALE, video)
         items.append(
-            Item(f"{voxceleb_id}/{video}", "train", f"{voxceleb_id}/{name}", video, face=face,
-                 gender=gender, nationality=nationality)
-        )  # fmt: skip
+            Item(
+                f"{voxceleb_id}/{video}",
+                "train",
+                f"{voxceleb_id}/{name}",
+                video,
+                face=face,
+                gender=gender,
+                nationality=nationality,
+            )
+        )
     return Manifest(tuple(items), str(path))

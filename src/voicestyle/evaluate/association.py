@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from voicestyle.data.manifest import Manifest
 from voicestyle.evaluate.embeddings import Averaging, Embeddings, Source, encode
-from voicestyle.evaluate.lists import MatchingList, RetrievalList, Task, TrialList, VerificationList
+from voicestyle.evaluate.lists import MatchingList, RetrievalList, TrialList, VerificationList
 from voicestyle.evaluate.matching import score_matching
-from voicestyle.evaluate.protocol import NOT_MADE, Faces, Protocol, manifest_protocol
+from voicestyle.evaluate.protocol import NOT_MADE, Protocol
 from voicestyle.evaluate.report import Evaluation, Scored
 from voicestyle.evaluate.retrieval import score_retrieval
 from voicestyle.evaluate.verification import score_verification
 
 if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle
-
-
-def evaluate_association(
-    vs: VoiceStyle,
-    manifest: Manifest,
-    task: Task,
-    split: str = "val",
-    seed: int = 0,  # of the trials, the crops and the bootstrap
-    *,
-    faces: Faces = "frontal",  # which pictures are compared: frontal renderings, or frames in the wild, aligned
-    candidates: Sequence[int] = (2,),  # N of each 1:N matching
-    strata: Sequence[str] | None = None,  # of U, G, N, GN; default: U, and those that the items have labels for
-    refuse: Callable[[Source, Exception], None] | None = None,  # told of a source left out; default: an error
-    progress: Callable[[int], object] | None = None,  # told how many more voices and faces are done
-) -> Evaluation:
-    """The scores of one task over the pairs of a manifest, in all its directions and strata.
-
-    Raises:
-        ValueError: fewer than two pairs in the split, or an unusable one where nobody is told of it
-    """
-    protocol = manifest_protocol(manifest, task, split, seed, faces=faces, strata=strata, candidates=candidates)
-    return evaluate_protocol(vs, protocol, seed, refuse=refuse, progress=progress)
 
 
 def evaluate_protocol(
@@ -66,17 +43,23 @@ def evaluate_protocol(
         refused[f"{source.side} {source.name}"] = str(error)
         refuse(source, error)
 
-    voices, faces = (encode(vs, sources, averaging, cache, leave_out, progress)
-                     for sources in (protocol.voices, protocol.faces))  # fmt: skip
+    voices, faces = (
+        encode(vs, sources, averaging, cache, leave_out, progress) for sources in (protocol.voices, protocol.faces)
+    )
     scored: dict[str, Scored] = {}
     for trial_list in protocol.lists:
         scored |= _score(trial_list, voices, faces, seed)
     how = averaging.describe(vs.config.encoder.log_mel)
     return Evaluation(
-        vs.config.name, vs.model.encoder_fingerprint, protocol.name,
-        voices=how["voice"], faces=f"{protocol.pictures}, {how['face']}",
-        leak_check=leak_check, scored=scored, refused=refused,
-    )  # fmt: skip
+        vs.config.name,
+        vs.model.encoder_fingerprint,
+        protocol.name,
+        voices=how["voice"],
+        faces=f"{protocol.pictures}, {how['face']}",
+        leak_check=leak_check,
+        scored=scored,
+        refused=refused,
+    )
 
 
 def _score(trial_list: TrialList, voices: Embeddings, faces: Embeddings, seed: int) -> dict[str, Scored]:

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +32,13 @@ from voicestyle.calibration import (
     sigmoid,
     threshold_for_risk,
 )
-from voicestyle.checkpoint import fingerprint
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.shards import whole_log_mel
 from voicestyle.files import kept, sha256_of
 from voicestyle.metrics import bootstrap_interval
 from voicestyle.schema import to_dict
 from voicestyle.suggestion import Suggestion
+from voicestyle.weights import fingerprint
 
 if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle
@@ -156,28 +157,46 @@ def fit_suggestion(apparent: Voices, labeled: Voices, encoder_fingerprint: str, 
     farthest = -threshold_for_risk(-distance, wrong, labeled.weights, risk)
     age = _fit_age(apparent[np.isfinite(apparent.age)], seed)
     return Suggestion(
-        sex=sex, sex_bias=sex_bias, sex_scale=float(scale), sex_offset=float(offset), **age,
-        age_coverage=AGE_COVERAGE, familiarity=familiarity,
+        sex=sex,
+        sex_bias=sex_bias,
+        sex_scale=float(scale),
+        sex_offset=float(offset),
+        **age,
+        age_coverage=AGE_COVERAGE,
+        familiarity=familiarity,
         max_distance=min(farthest, float(familiarity.distance(x).max())),
         min_confidence=threshold_for_risk(np.maximum(p, 1 - p), wrong, labeled.weights, MAX_RISK),
-        min_speech_s=MIN_SPEECH_S, encoder_fingerprint=encoder_fingerprint,
-        about={"apparent_people": known.num_people, "labeled_people": labeled.num_people, "ridge": ridge, "seed": seed,
-               "max_risk": MAX_RISK},
-    )  # fmt: skip
+        min_speech_s=MIN_SPEECH_S,
+        encoder_fingerprint=encoder_fingerprint,
+        about={
+            "apparent_people": known.num_people,
+            "labeled_people": labeled.num_people,
+            "ridge": ridge,
+            "seed": seed,
+            "max_risk": MAX_RISK,
+        },
+    )
 
 
 def _fit_age(voices: Voices, seed: int) -> dict[str, Any]:
     """The map to an age, its margin by people kept apart, and what a constant guess reaches."""
     x, age, weights = voices.features, voices.age, voices.weights
     folds = folds_of(voices.people, NUM_FOLDS, seed)
-    apart = {r: _apart(lambda fit, r=r: fit_ridge(x[fit], age[fit], weights[fit], r), x, folds) for r in RIDGES}
+
+    def fit(rows: NDArray[np.bool_], ridge: float) -> tuple[Array, float]:
+        return fit_ridge(x[rows], age[rows], weights[rows], ridge)
+
+    apart = {ridge: _apart(partial(fit, ridge=ridge), x, folds) for ridge in RIDGES}
     ridge = min(RIDGES, key=lambda r: np.average(np.abs(age - apart[r]), weights=weights))
     coefficients, bias = fit_ridge(x, age, weights, ridge)
     constant = float(np.median(age))
     return {
-        "age": coefficients, "age_bias": bias, "age_margin": conformal_margin(age - apart[ridge], AGE_COVERAGE),
-        "age_constant": constant, "age_constant_margin": conformal_margin(age - constant, AGE_COVERAGE),
-    }  # fmt: skip
+        "age": coefficients,
+        "age_bias": bias,
+        "age_margin": conformal_margin(age - apart[ridge], AGE_COVERAGE),
+        "age_constant": constant,
+        "age_constant_margin": conformal_margin(age - constant, AGE_COVERAGE),
+    }
 
 
 def _apart(fit: Callable[[NDArray[np.bool_]], tuple[Array, float]], x: Array, folds: NDArray[np.int64]) -> Array:
@@ -228,16 +247,20 @@ def score_suggestion(made: Suggestion, test: Voices, seed: int = 0) -> Calibrati
         interval = bootstrap_interval(values, people, seed, statistic=statistic)
         rows.append((what, statistic(values), interval, chance))
 
+    def of_table(score: Callable[[Array, Array, Array], float]) -> Callable[[Array], float]:
+        return lambda t: score(t[:, 0], t[:, 1], t[:, 2])
+
     def error(t: Array) -> float:
         return float(np.average((t[:, 0] > 0.5) != (t[:, 1] > 0.5), weights=t[:, 2]))
 
     share = np.average(is_woman, weights=test.weights)
     add("sex: error", error, table, test.people, f"{min(share, 1 - share):.3f}")
     for name, score, chance in (
-        ("Brier score", brier_score, "0.250"), ("log loss, nats", log_loss, "0.693"),
+        ("Brier score", brier_score, "0.250"),
+        ("log loss, nats", log_loss, "0.693"),
         ("expected calibration error", expected_calibration_error, "0 at best"),
-    ):  # fmt: skip
-        add(f"sex: {name}", lambda t, score=score: score(t[:, 0], t[:, 1], t[:, 2]), table, test.people, chance)
+    ):
+        add(f"sex: {name}", of_table(score), table, test.people, chance)
     distance = made.familiarity.distance(test.features)
     answered = (np.maximum(p, 1 - p) >= made.min_confidence) & (distance <= made.max_distance)
     table = np.column_stack([answered, test.weights])

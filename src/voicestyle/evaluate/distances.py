@@ -71,13 +71,13 @@ def precision_recall(real: ArrayLike, generated: ArrayLike, k: int = NEIGHBORS) 
     A picture is among others if it is no farther from one of them than that one's k-th nearest neighbor of its own kind
     (Kynkaanniemi et al., NeurIPS 2019). Precision says that pictures look real, recall that no kind is missing.
     """
-    real, generated = _checked(real, generated, k + 1)
-    center = np.concatenate([real, generated]).mean(0)  # distances are differences of squares: keep those small
-    real, generated = real - center, generated - center
-    slack = 1e-10 * max(np.square(x).sum(1).max() for x in (real, generated))  # rounding: a copy is at distance 0
-    radii = [_kth_distance(x, k) + slack for x in (real, generated)]
-    precision = [(block <= radii[0]).any(1) for block in _squared_distances(generated, real)]
-    recall = [(block <= radii[1]).any(1) for block in _squared_distances(real, generated)]
+    checked = _checked(real, generated, k + 1)
+    center = np.concatenate(checked).mean(0)  # distances are differences of squares: keep those small
+    x, y = (features - center for features in checked)
+    slack = 1e-10 * max(np.square(x).sum(1).max(), np.square(y).sum(1).max())  # rounding: a copy is at distance 0
+    reach_x, reach_y = _kth_distance(x, k) + slack, _kth_distance(y, k) + slack
+    precision = [(block <= reach_x).any(1) for block in _squared_distances(y, x)]
+    recall = [(block <= reach_y).any(1) for block in _squared_distances(x, y)]
     return float(np.concatenate(precision).mean()), float(np.concatenate(recall).mean())
 
 
@@ -131,9 +131,15 @@ def compare(real: ArrayLike, generated: ArrayLike, *, seed: int = 0, num_draws: 
     )
     num_features = real.shape[1]
     return Comparison(
-        measures, len(real), len(generated), num_features, half, num_draws, seed,
+        measures,
+        len(real),
+        len(generated),
+        num_features,
+        half,
+        num_draws,
+        seed,
         tuple(_warnings(len(real), len(generated), half, num_features)),
-    )  # fmt: skip
+    )
 
 
 def _all_distances(real: Array, generated: Array, seed: int) -> tuple[float, ...]:

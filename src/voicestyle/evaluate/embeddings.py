@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from voicestyle import __version__
 from voicestyle.audio import load_audio, voice_input
-from voicestyle.config import ImageConfig, LogMelConfig
+from voicestyle.config import ImageConfig, LogMelConfig, Side
 from voicestyle.data.manifest import Item
 from voicestyle.data.pictures import wild_picture
 from voicestyle.files import named
@@ -30,8 +30,6 @@ from voicestyle.schema import to_dict
 if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle
 
-Side = Literal["voice", "face"]
-SIDES: tuple[Side, Side] = ("voice", "face")
 COMMIT_EVERY = 64  # embeddings; what a killed run loses of its cache
 
 
@@ -95,7 +93,8 @@ class Embeddings:
         """(T,) similarities of pairs. Pairs of the same two vectors give the same number, to the last bit."""
         first, second = unit(self.emb.astype(np.float64)), unit(other.emb.astype(np.float64))
         parts = np.array_split(np.arange(len(rows)), len(rows) // 4096 + 1)
-        return settled(np.concatenate([np.einsum("td,td->t", first[rows[i]], second[other_rows[i]]) for i in parts]))
+        cosines = [np.einsum("td,td->t", first[rows[i]], second[other_rows[i]]) for i in parts]
+        return settled(np.concatenate(cosines)).astype(np.float64, copy=False)
 
 
 def unit(emb: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -118,7 +117,8 @@ def encode(
     Raises:
         ValueError: an unusable source where nobody is told of it, or a model that gives NaN
     """
-    made, rows = [], {}
+    made: list[NDArray[np.floating]] = []
+    rows: dict[str, int] = {}
     with _Cache.open(cache) as known:
         for source in sources:
             try:
@@ -145,19 +145,18 @@ def encode(
 @torch.no_grad()
 def embed(vs: VoiceStyle, source: Source, averaging: Averaging) -> Tensor:
     """The embedding (D,) of one source; of unit norm where `averaging.unit`."""
-    encoder = vs.encoder
+    encoder, is_unit = vs.encoder, averaging.unit
     if source.side == "voice":
-        inputs = voice_windows(source.path, vs.config.encoder.log_mel, averaging).to(vs.device)
-        encode_unit, bridge, features = encoder.encode_voice, encoder.voice_bridge, encoder.voice_features
+        log_mels = voice_windows(source.path, vs.config.encoder.log_mel, averaging).to(vs.device)
+        emb = encoder.encode_voice(log_mels) if is_unit else encoder.voice_bridge(encoder.voice_features(log_mels))
     else:
         size = _size(vs.config.encoder.image) if averaging.resize else None
         image = _picture(source, size).to(vs.device)
-        inputs = torch.cat([image, image.flip(-1)]) if averaging.flip else image
-        encode_unit, bridge, features = encoder.encode_face, encoder.face_bridge, encoder.face_features
-    if averaging.unit:
-        emb = encode_unit(inputs)
+        images = torch.cat([image, image.flip(-1)]) if averaging.flip else image
+        emb = encoder.encode_face(images) if is_unit else encoder.face_bridge(encoder.face_features(images))
+    if is_unit:
         return emb[0] if len(emb) == 1 else F.normalize(emb.mean(0), dim=0)
-    return bridge(features(inputs)).mean(0)
+    return emb.mean(0)
 
 
 def voice_windows(path: Path, front_end: LogMelConfig, averaging: Averaging) -> Tensor:
@@ -225,9 +224,18 @@ class _Cache:
         )
         stat = source.path.stat()
         parts = [
-            __version__, vs.model.encoder_fingerprint, to_dict(vs.config.encoder), source.side, how, averaging.unit,
-            str(source.path.resolve()), stat.st_size, stat.st_mtime_ns, source.align, source.box,
-        ]  # fmt: skip
+            __version__,
+            vs.model.encoder_fingerprint,
+            to_dict(vs.config.encoder),
+            source.side,
+            how,
+            averaging.unit,
+            str(source.path.resolve()),
+            stat.st_size,
+            stat.st_mtime_ns,
+            source.align,
+            source.box,
+        ]
         return hashlib.sha256(json.dumps(parts).encode()).digest()
 
     def get(self, key: bytes) -> NDArray[np.float32] | None:

@@ -56,11 +56,13 @@ class GenerationReport:
         """A title and a table, one score a line."""
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         lines = [
-            f"{self.model}, split {self.split}: {self.num_voices} voices, {self.num_faces} faces each; {settings}", "",
-            f"{self.leak_check}", "",
+            f"{self.model}, split {self.split}: {self.num_voices} voices, {self.num_faces} faces each; {settings}",
+            "",
+            f"{self.leak_check}",
+            "",
             "| faces | task | within | metric | score | 95 % interval | chance | trials | identities |",
             "|---|---|---|---|---|---|---|---|---|",
-        ]  # fmt: skip
+        ]
         for faces, reports in self.rows.items():
             for r in reports:
                 interval = f"{r.interval[0]:.3f} to {r.interval[1]:.3f}"
@@ -280,7 +282,7 @@ def _digest(vs: VoiceStyle, item: Item, settings: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps([*model, settings], sort_keys=True).encode())
     for part in (vs.bank.centroids, vs.bank.assignments, vs.bank.latents):
         digest.update(part.cpu().contiguous().numpy().tobytes())
-    digest.update(item.voice.read_bytes())
+    digest.update(item.file("voice").read_bytes())
     return digest.hexdigest()
 
 
@@ -296,7 +298,7 @@ def _unit(faces: Faces) -> NDArray[np.float64]:
     return torch.nn.functional.normalize(faces.emb, dim=2).numpy()
 
 
-def _mean_distance(emb: NDArray[np.float64], people: NDArray[np.float64], labels: NDArray[np.float64]) -> float:
+def _mean_distance(emb: NDArray[np.float64], people: NDArray, labels: NDArray) -> float:
     """Mean cosine distance of unit embeddings (N,D) over pairs of one label and different people; 0 without a pair."""
     pairs = (labels[:, None] == labels) & (people[:, None] != people)
     return float(1 - (emb @ emb.T)[pairs].mean()) if pairs.any() else 0.0
@@ -318,7 +320,13 @@ def _report(
     chance: float,
 ) -> Report:
     return Report(
-        task=task, stratum=stratum, metric=metric, score=float(statistic(table)), chance=float(chance),
+        task=task,
+        stratum=stratum,
+        metric=metric,
+        score=float(statistic(table)),
+        chance=float(chance),
         interval=bootstrap_interval(table, people, seed, statistic=statistic),
-        num_trials=len(table), num_identities=len(set(people)), seed=seed,
-    )  # fmt: skip
+        num_trials=len(table),
+        num_identities=len(set(people)),
+        seed=seed,
+    )

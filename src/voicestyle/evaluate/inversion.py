@@ -102,14 +102,24 @@ class InversionStudy:
         rows = []
         for row in self.rows:
             c = row.condition
-            rows.append({
-                "varied": c.factor, "condition": c.name, "objective": list(c.objective), "space": c.space,
-                "region": c.region, "start": c.start, "steps": c.steps, "pictures": list(c.pictures.names),
-                "scores": row.scores,
-                "mean": {name: float(np.mean(values)) for name, values in row.scores.items()},
-                "seconds": row.seconds, "processor_seconds": row.processor_seconds, "cost": self._cost(row),
-                "identity_difference": self._difference(row),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "varied": c.factor,
+                    "condition": c.name,
+                    "objective": list(c.objective),
+                    "space": c.space,
+                    "region": c.region,
+                    "start": c.start,
+                    "steps": c.steps,
+                    "pictures": list(c.pictures.names),
+                    "scores": row.scores,
+                    "mean": {name: float(np.mean(values)) for name, values in row.scores.items()},
+                    "seconds": row.seconds,
+                    "processor_seconds": row.processor_seconds,
+                    "cost": self._cost(row),
+                    "identity_difference": self._difference(row),
+                }
+            )
         return {**self.context, "left_out": self.left_out, "rows": rows}
 
     def to_markdown(self) -> str:
@@ -189,18 +199,20 @@ def study_conditions(
         "space": lambda: [other("space", "W+", space="w_plus")],
         "method": lambda: [
             other("method", f"{name}, {num} steps", start=start, steps=num)
-            for name, start in methods.items() for num in (0, few)
+            for name, start in methods.items()
+            for num in (0, few)
         ],
         "region": lambda: [
             other("region", f"{name}, the face" if name else "the face", pictures=pictures, region="face")
-            for name, pictures in {"": base, **sets}.items() if not pictures.boxes  # it is known in the frame alone
+            for name, pictures in {"": base, **sets}.items()
+            if not pictures.boxes  # it is known in the frame alone
         ],
         "quality": lambda: [other("quality", "low", pictures=low_quality(base, settings.seed))],
         "resolution": lambda: [
             other("resolution", f"1/{factor}", pictures=smaller(base, factor)) for factor in RESOLUTIONS
         ],
         "set": lambda: [other("set", name, pictures=pictures) for name, pictures in sets.items()],
-    }  # fmt: skip
+    }
     chance = other("chance", "the mean face", steps=0)
     return [first, chance, *(row for factor in FACTORS if factor in vary for row in varied[factor]())]
 
@@ -224,11 +236,15 @@ def study_inversion(
     run = _Run(vs, settings, perceptual, cache)
     rows = tuple(run(condition, progress) for condition in conditions)
     context = {
-        "model": vs.config.name, "generator": (vs.model.generator_fingerprint or "")[:12],
-        "size": vs.generator.config.size, "identity network": run.identity_name,
-        "embedding": vs.config.encoder.identity_backbone, **to_dict(settings),
-        "device": str(vs.device), "dtype": str(vs.dtype).removeprefix("torch."),
-    }  # fmt: skip
+        "model": vs.config.name,
+        "generator": (vs.model.generator_fingerprint or "")[:12],
+        "size": vs.generator.config.size,
+        "identity network": run.identity_name,
+        "embedding": vs.config.encoder.identity_backbone,
+        **to_dict(settings),
+        "device": str(vs.device),
+        "dtype": str(vs.dtype).removeprefix("torch."),
+    }
     left_out = {} if perceptual else {"LPIPS": "not wanted, or torchvision's VGG16 is not on this machine"}
     left_out |= (
         {} if vs.model.inverter else {"the model's inverter": "it has none; `voicestyle train inverter` adds one"}
@@ -249,8 +265,8 @@ class _Run:
         found = self._cached(condition, progress)
         images = self.vs.synthesize(found["w"]).clamp(-1, 1)
         scores = self.scores(condition.pictures, images)
-        seconds = (found["seconds"] / len(condition.pictures)).tolist()
-        return Row(condition, scores, *seconds, images[:TILES].cpu())
+        seconds, processor_seconds = (found["seconds"] / len(condition.pictures)).tolist()
+        return Row(condition, scores, seconds, processor_seconds, images[:TILES].cpu())
 
     @cached_property
     def identity(self) -> Callable[[Tensor], Tensor]:
@@ -263,9 +279,12 @@ class _Run:
     @cached_property
     def linear(self) -> LinearInverter:
         return LinearInverter.learn(
-            self.vs.generator, self.settings.num_linear, seed=self.settings.seed, cache=self.cache,
+            self.vs.generator,
+            self.settings.num_linear,
+            seed=self.settings.seed,
+            cache=self.cache,
             fingerprint=self.vs.model.generator_fingerprint,
-        )  # fmt: skip
+        )
 
     def _cached(self, condition: Condition, progress: Callable[[int], object]) -> dict[str, Tensor]:
         """The latents of a condition, and the seconds (2,) that they took by both clocks; from the cache if there."""
@@ -304,17 +323,26 @@ class _Run:
         """Where the latents of pictures start."""
         if start == "w_avg":
             return lambda target: self.vs.generator.w_avg.expand(len(target), -1)
-        return self.linear if start == "linear" else self.vs.model.inverter
+        return self.linear if start == "linear" else self.vs.model.needed_inverter
 
     def _optimize(self, condition: Condition, target: Tensor, w_init: Tensor) -> Tensor:
         uses = condition.objective
         region = face_region(target.shape[-1]) if condition.region == "face" else None
         return invert(
-            self.vs.generator, target, self.identity if "identity" in uses else None,
-            self.perceptual if "LPIPS" in uses else None, pixel_weight=float("pixel" in uses), w_init=w_init,
-            space=condition.space, steps=condition.steps, lr=self.settings.lr, seed=self.settings.seed, batch=BATCH,
-            dtype=self.vs.dtype, region=region,
-        ).w  # fmt: skip
+            self.vs.generator,
+            target,
+            self.identity if "identity" in uses else None,
+            self.perceptual if "LPIPS" in uses else None,
+            pixel_weight=float("pixel" in uses),
+            w_init=w_init,
+            space=condition.space,
+            steps=condition.steps,
+            lr=self.settings.lr,
+            seed=self.settings.seed,
+            batch=BATCH,
+            dtype=self.vs.dtype,
+            region=region,
+        ).w
 
     @torch.no_grad()
     def scores(self, pictures: Targets, images: Tensor) -> dict[str, list[float]]:
@@ -331,9 +359,12 @@ class _Run:
                 look = {LPIPS: ReconstructionObjective(target, None, self.perceptual).perceptual_distance(image)}
             cosines = [F.cosine_similarity(self.identity(face), self.identity(other)) for other in (wanted, original)]
             values = {
-                PSNR: psnr(image, target), **look, IDENTITY: cosines[0],
-                PSNR_ORIGINAL: psnr(face, original), IDENTITY_ORIGINAL: cosines[1],
-            }  # fmt: skip
+                PSNR: psnr(image, target),
+                **look,
+                IDENTITY: cosines[0],
+                PSNR_ORIGINAL: psnr(face, original),
+                IDENTITY_ORIGINAL: cosines[1],
+            }
             for name, value in values.items():
                 found.setdefault(name, []).extend(value.tolist())
         return found

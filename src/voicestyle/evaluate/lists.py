@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from voicestyle.evaluate.embeddings import SIDES, Side
+from voicestyle.config import SIDES, Side
 from voicestyle.files import written_whole
 
 Task = Literal["matching", "verification", "retrieval"]
 Direction = Literal["v2f", "f2v"]
 STRATA = {  # what impostors share with the probe
-    "U": "any", "G": "same gender", "N": "same nationality", "A": "same age", "GN": "same gender and nationality",
+    "U": "any",
+    "G": "same gender",
+    "N": "same nationality",
+    "A": "same age",
+    "GN": "same gender and nationality",
     "GNA": "same gender, nationality and age",
-}  # fmt: skip
+}
 
 _NAMES = {
     "matching": re.compile(r"matching_(v2f|f2v)_(U|G|N|GN)(?:_\d+)?\.csv"),
@@ -74,7 +78,7 @@ class VerificationList:
 
     def names(self, side: Side) -> list[str]:
         """The voices or faces of the trials, each once."""
-        return _once(trial[side == "face"] for trial in self.trials)
+        return _once(face if side == "face" else voice for voice, face, _ in self.trials)
 
     def owner(self, name: str, side: Side) -> str:
         """Whom a voice or a face belongs to."""
@@ -143,8 +147,12 @@ def read_lists(path: str | Path, task: Task) -> list[TrialList]:
     if not files:
         what = f"no list of {task} in it, expected {_PATTERNS[task]}" if path.is_dir() else "no such folder or file"
         raise FileNotFoundError(f"{path}: {what}")
-    read = {"matching": _read_matching, "verification": _read_verification, "retrieval": _read_retrieval}[task]
-    return [read(file, _match(file, task)) for file in files]
+    readers: dict[Task, Callable[[Path, re.Match[str]], TrialList]] = {
+        "matching": _read_matching,
+        "verification": _read_verification,
+        "retrieval": _read_retrieval,
+    }
+    return [readers[task](file, _match(file, task)) for file in files]
 
 
 def with_people(trial_list: TrialList, people: Mapping[str, str]) -> TrialList:

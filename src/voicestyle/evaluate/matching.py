@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from voicestyle.evaluate.embeddings import Embeddings
 from voicestyle.evaluate.lists import STRATA, Direction, MatchingList, num_repeated, source
-from voicestyle.evaluate.report import Report, Scored
+from voicestyle.evaluate.report import Pairs, Report, Scored
 from voicestyle.evaluate.trials import make_trials
 from voicestyle.metrics import bootstrap_interval, matching_correct
 
@@ -77,12 +78,18 @@ def score_matching(trial_list: MatchingList, voices: Embeddings, faces: Embeddin
     rows = rows[usable]
     similarities = _similarities(probe, gallery, rows[:, 0], rows[:, 1:])
     report = _report(
-        similarities, people, seed, trial_list.direction, STRATA[trial_list.stratum],
-        trials=source(trial_list), num_left_out=int((~usable).sum()), num_unlabeled=trial_list.num_unlabeled,
+        similarities,
+        people,
+        seed,
+        trial_list.direction,
+        STRATA[trial_list.stratum],
+        trials=source(trial_list),
+        num_left_out=int((~usable).sum()),
+        num_unlabeled=trial_list.num_unlabeled,
         num_repeated=num_repeated(trial_list),
-    )  # fmt: skip
+    )
     own = np.broadcast_to(np.arange(similarities.shape[1]) == 0, similarities.shape)
-    return Scored((report,), similarities.ravel(), own.ravel())
+    return Scored((report,), Pairs(similarities.ravel(), own.ravel()))
 
 
 def _similarities(
@@ -98,12 +105,18 @@ def _report(
     seed: int,
     direction: Direction,
     stratum: str,
-    **about: int | str,
+    **about: Any,  # further fields of the report
 ) -> Report:
     correct = matching_correct(similarities[:, 0], similarities[:, 1:])
     return Report(
-        task=f"matching 1:{similarities.shape[1]}, {TASKS[direction]}", stratum=stratum, metric="accuracy",
-        score=float(correct.mean()), chance=1 / similarities.shape[1],
+        task=f"matching 1:{similarities.shape[1]}, {TASKS[direction]}",
+        stratum=stratum,
+        metric="accuracy",
+        score=float(correct.mean()),
+        chance=1 / similarities.shape[1],
         interval=bootstrap_interval(correct, people, seed),
-        num_trials=len(correct), num_identities=len(set(people[:, 0].tolist())), seed=seed, **about,
-    )  # fmt: skip
+        num_trials=len(correct),
+        num_identities=len(set(people[:, 0].tolist())),
+        seed=seed,
+        **about,
+    )

@@ -114,22 +114,28 @@ def evaluate_pictures(
 
     items = picture_items(real, split, num_real, seed, photographs=align)
     leaks = check_leaks(items, trained_on, allow_leaks)
+    size: int
     if generated is None:
         made, size = samples(vs, num, truncation_psi, seed), vs.generator.config.size
         source = f"{vs.config.name}, psi {truncation_psi:g}"
     else:
         files = picture_items(generated)
-        size, source = open_image(files[0].frontal).width, str(generated)
+        size, source = open_image(files[0].file("frontal")).width, str(generated)
         made = (face_picture(item, size) for item in files)
     faces = (picture for _, picture in usable(items, lambda item: face_picture(item, size), note))
     embed = features or vs.encoder.identity_features
     tables = [_embedded(embed, pictures, vs.device, progress) for pictures in (faces, made)]
     return PicturesReport(
-        model=vs.config.name, real=f"{real}" + (f", split {split}" if Path(real).is_file() else ""), generated=source,
+        model=vs.config.name,
+        real=f"{real}" + (f", split {split}" if Path(real).is_file() else ""),
+        generated=source,
         features="Inception v3 of FID" if features else f"{vs.config.encoder.identity_backbone} of {vs.config.name}",
-        is_inception=features is not None, size=size, comparison=compare(*tables, seed=seed), left_out=left_out,
+        is_inception=features is not None,
+        size=size,
+        comparison=compare(*tables, seed=seed),
+        left_out=left_out,
         leak_check=leaks,
-    )  # fmt: skip
+    )
 
 
 def samples(vs: VoiceStyle, num: int, truncation_psi: float = 1.0, seed: int = 0) -> Iterator[Tensor]:
@@ -157,9 +163,9 @@ def picture_items(
     """
     source = Path(source)
     if source.is_dir():
-        kind = "face" if photographs else "frontal"
         names = {path: path.relative_to(source).as_posix() for path in files_in(source, PICTURES, recursive=True)}
-        items = [Item(name, "test", name, **{kind: path}) for path, name in names.items()]
+        items = [Item(name, "test", name, face=path) for path, name in names.items()]
+        items = items if photographs else [dataclasses.replace(item, face=None, frontal=item.face) for item in items]
     elif source.is_file():
         chosen = Manifest.read(source).split(split)
         items = [item for item in chosen if item.face or (item.frontal and not photographs)]
@@ -182,6 +188,8 @@ def face_picture(item: Item, size: int) -> Tensor:
         ImportError: a photograph without a box, and dlib-bin is not installed
     """
     picture = canonical_picture(item)
+    if picture is None:
+        raise ValueError("no picture of a face")
     height, width = picture.shape[2:]
     if height != width:
         raise ValueError(f"{width} x {height} px, expected a square picture of an aligned face; align it (--align)")
@@ -241,7 +249,7 @@ def inception_features(weights: str | Path | None = None, device: torch.device |
         )
     network = extractor.FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
-    ).to(device)  # fmt: skip
+    ).to(device)
 
     def features(image: Tensor) -> Tensor:
         pixels = np.stack([np.asarray(picture) for picture in to_pil(image)])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from voicestyle.config import SIDES, Side
 from voicestyle.data.leaks import People, find_leaks
 from voicestyle.data.manifest import Item, Manifest
-from voicestyle.evaluate.embeddings import SIDES, Side, Source
+from voicestyle.evaluate.embeddings import Source
 from voicestyle.evaluate.lists import Task, TrialList, read_lists, with_people
 from voicestyle.evaluate.trials import make_lists
 
@@ -84,8 +85,11 @@ def manifest_protocol(
     return Protocol(
         f"{manifest.name}, split {split}, {made}",
         tuple(read or make_lists(items, task, split, seed, strata, candidates)),
-        tuple(voice for voice, _ in sources), tuple(face for _, face in sources), named, items,
-    )  # fmt: skip
+        tuple(voice for voice, _ in sources),
+        tuple(face for _, face in sources),
+        named,
+        items,
+    )
 
 
 def _sources(item: Item, faces: Faces) -> tuple[Source, Source]:
@@ -125,10 +129,14 @@ def published_protocol(
                 sources[side].setdefault(name, Source(name, side, path, person, align and side == "face"))
     items = tuple(_item(source) for side in SIDES for source in sources[side].values())
     return Protocol(
-        f"lists {', '.join(str(path) for path in paths)}", tuple(read),
-        tuple(sources["voice"].values()), tuple(sources["face"].values()),
-        "frames in the wild, aligned" if align else "frames in the wild, as they are", items, check_files=False,
-    )  # fmt: skip
+        f"lists {', '.join(str(path) for path in paths)}",
+        tuple(read),
+        tuple(sources["voice"].values()),
+        tuple(sources["face"].values()),
+        "frames in the wild, aligned" if align else "frames in the wild, as they are",
+        items,
+        check_files=False,
+    )
 
 
 def _voice_path(root: Path, name: str, person: str) -> Path:
@@ -152,7 +160,8 @@ def _item(source: Source) -> Item:
     named = parts[0] != source.identity and len(parts) > 1
     identity = f"{source.identity}/{parts[0]}" if named else source.identity
     video = match["video"] if match else parts[-2] if len(parts) > 2 else ""
-    return Item(f"{source.side} {source.name}", "test", identity, video, **{source.side: source.path})
+    item = Item(f"{source.side} {source.name}", "test", identity, video)
+    return replace(item, voice=source.path) if source.side == "voice" else replace(item, face=source.path)
 
 
 def leak_check(protocol: Protocol, trained_on: Iterable[str | Path], allow: bool = False) -> str:

@@ -55,9 +55,34 @@ class Report:
         left_out = f"{self.num_left_out} trials" + (f", {self.num_unlabeled} items" if self.num_unlabeled else "")
         left_out += f", {self.num_repeated} repeated" if self.num_repeated else ""
         return (
-            self.task, self.stratum, self.metric, f"{self.score:.3f}", interval, f"{self.chance:.3f}",
-            f"{self.num_trials:,}", left_out, str(self.num_identities), self.trials or f"seed {self.seed}",
-        )  # fmt: skip
+            self.task,
+            self.stratum,
+            self.metric,
+            f"{self.score:.3f}",
+            interval,
+            f"{self.chance:.3f}",
+            f"{self.num_trials:,}",
+            left_out,
+            str(self.num_identities),
+            self.trials or f"seed {self.seed}",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """How alike pairs (T,) of a voice and a face are."""
+
+    similarities: NDArray[np.float64]
+    same_person: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """Where queries (Q,) find their first relevant item."""
+
+    first: NDArray[np.float64]  # from 1
+    num_relevant: NDArray[np.int64]
+    num_candidates: int  # size of the gallery
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +90,7 @@ class Scored:
     """What one list of trials gives: its scores, and what curves are drawn from."""
 
     reports: tuple[Report, ...]
-    similarities: NDArray[np.float64] | None = None  # (T,) of pairs
-    same_person: NDArray[np.bool_] | None = None  # (T,)
-    ranks: NDArray[np.float64] | None = None  # (Q,) of the first relevant item
-    num_relevant: NDArray[np.int64] | None = None  # (Q,)
-    num_candidates: int = 0  # size of the gallery
+    found: Pairs | Ranks
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from voicestyle.evaluate.embeddings import Embeddings, unit
 from voicestyle.evaluate.lists import STRATA, Direction, RetrievalList, source
 from voicestyle.evaluate.matching import TASKS
-from voicestyle.evaluate.report import Report, Scored
+from voicestyle.evaluate.report import Ranks, Report, Scored
 from voicestyle.metrics import (
     Ranking,
     bootstrap_interval,
@@ -63,11 +63,9 @@ def _score(
     columns = [relevant[person] for person in people]
     ranking = rank_all(queries.emb[queries.find(usable)], gallery.emb[gallery.find(there)], columns)
     num_relevant = np.array([len(found) for found in columns])
-    about = {
-        "task": f"retrieval, {TASKS[direction]}", "trials": file, "num_left_out": len(query_people) - len(usable),
-    }  # fmt: skip
+    about = {"task": f"retrieval, {TASKS[direction]}", "trials": file, "num_left_out": len(query_people) - len(usable)}
     reports = _reports(ranking, num_relevant, len(there), np.array(people), seed, about)
-    return Scored(reports, ranks=ranking.first_rank, num_relevant=num_relevant, num_candidates=len(there))
+    return Scored(reports, Ranks(ranking.first_rank, num_relevant, len(there)))
 
 
 def rank_all(
@@ -81,7 +79,7 @@ def rank_all(
     distinct, place = np.unique(gallery, axis=0, return_inverse=True)
     columns = place.reshape(-1)
     if len(distinct) == len(gallery):
-        distinct, columns = gallery, slice(None)
+        distinct, columns = gallery, np.arange(len(gallery))
     query, distinct = unit(query), unit(distinct)
     parts = [
         rank(settled(query[start : start + block] @ distinct.T)[:, columns], relevant[start : start + block])
@@ -124,8 +122,15 @@ def _reports(
     rows.append(("median rank", float(median), float(chance), interval))
     return tuple(
         Report(
-            metric=metric, stratum=STRATA["U"], score=score, chance=chance, interval=interval,
-            num_trials=len(people), num_identities=len(set(people.tolist())), seed=seed, **about,
+            metric=metric,
+            stratum=STRATA["U"],
+            score=score,
+            chance=chance,
+            interval=interval,
+            num_trials=len(people),
+            num_identities=len(set(people.tolist())),
+            seed=seed,
+            **about,
         )
         for metric, score, chance, interval in rows
-    )  # fmt: skip
+    )

@@ -76,7 +76,7 @@ def _some(found: list[Any]) -> list[Any]:
 
 def _photograph(item: Item, size: int) -> tuple[Tensor, Tensor, tuple[float, ...]]:
     """The central square of a photograph, its aligned face, and the box of the face in that square."""
-    pil = open_image(item.face)
+    pil = open_image(item.file("face"))
     box = item.face_box or detect_face(pil)
     if box is None:
         raise ValueError("no face found")

@@ -64,15 +64,15 @@ def make_trials(
                 others = rng.choice(len(names) - 1, num_candidates - 1, replace=False)
                 drawn = [people[names[i + (i >= me)]] for i in others]
                 probes.append(probe)
-                negatives.append([rows[rng.integers(len(rows))] for rows in drawn])
+                negatives.append([clips[rng.integers(len(clips))] for clips in drawn])
     if not probes:
-        most = max((len(people) for people in rows_of.values()), default=0)
+        most = max(map(len, rows_of.values()), default=0)
         raise ValueError(
             f"trials: no stratum has {num_candidates} identities (the largest has {most}; {labels.count('')} of "
             f"{len(labels)} items have no label); add labels or people, or ask for fewer candidates"
         )
-    probe = np.array(probes)
-    return Trials(probe, probe, np.array(negatives), len(identities) - len(np.unique(probe)))
+    rows = np.array(probes)
+    return Trials(rows, rows, np.array(negatives), len(identities) - len(np.unique(rows)))
 
 
 def make_lists(
@@ -132,11 +132,15 @@ def _matching(items: Sequence[Item], trials: Trials, stratum: str, split: str) -
     suffix = "" if len(named[0]) == 3 else f"_{len(named[0]) - 1}"
     return [
         MatchingList(
-            f"matching_{direction}_{stratum}{suffix}.csv", direction, stratum, named, people,
+            f"matching_{direction}_{stratum}{suffix}.csv",
+            direction,
+            stratum,
+            named,
+            people,
             num_unlabeled=trials.num_unlabeled,
         )
         for direction in ("v2f", "f2v")
-    ]  # fmt: skip
+    ]
 
 
 def _labels(items: Sequence[Item], stratum: str) -> list[str] | None:

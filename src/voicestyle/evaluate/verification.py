@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from voicestyle.evaluate.embeddings import Embeddings
 from voicestyle.evaluate.lists import STRATA, VerificationList, num_repeated, source
-from voicestyle.evaluate.report import Report, Scored
+from voicestyle.evaluate.report import Pairs, Report, Scored
 from voicestyle.metrics import equal_error_rate, roc_auc, roc_intervals
 
 
@@ -35,15 +37,21 @@ def score_verification(trial_list: VerificationList, voices: Embeddings, faces: 
     similarities = voices.cosines(rows, faces, columns)
     people = np.array([[trial_list.people[name] for name in pair] for pair in zip(*names[:2], strict=True)])[usable]
     reports = score_pairs(
-        similarities, labels, people, seed, STRATA[trial_list.stratum],
-        trials=source(trial_list), num_left_out=int((~usable).sum()), num_unlabeled=trial_list.num_unlabeled,
+        similarities,
+        labels,
+        people,
+        seed,
+        STRATA[trial_list.stratum],
+        trials=source(trial_list),
+        num_left_out=int((~usable).sum()),
+        num_unlabeled=trial_list.num_unlabeled,
         num_repeated=num_repeated(trial_list),
-    )  # fmt: skip
-    return Scored(tuple(reports), similarities, labels)
+    )
+    return Scored(tuple(reports), Pairs(similarities, labels))
 
 
 def score_pairs(
-    similarities: ArrayLike, labels: NDArray[np.bool_], people: NDArray, seed: int, stratum: str, **about: int | str
+    similarities: ArrayLike, labels: NDArray[np.bool_], people: NDArray, seed: int, stratum: str, **about: Any
 ) -> list[Report]:
     """AUC and equal error rate of pairs (T,), labeled true where one person; `people` (T, 2) own voice and face.
 
@@ -53,9 +61,16 @@ def score_pairs(
     scores = (("AUC", roc_auc, auc), ("EER", equal_error_rate, eer))
     return [
         Report(
-            task="verification", stratum=stratum, metric=metric, score=score(similarities, labels), chance=0.5,
-            interval=interval, num_trials=len(labels), num_identities=len(set(people[:, 0].tolist())),
-            seed=seed, **about,
+            task="verification",
+            stratum=stratum,
+            metric=metric,
+            score=score(similarities, labels),
+            chance=0.5,
+            interval=interval,
+            num_trials=len(labels),
+            num_identities=len(set(people[:, 0].tolist())),
+            seed=seed,
+            **about,
         )
         for metric, score, interval in scores
-    ]  # fmt: skip
+    ]

@@ -7,10 +7,10 @@ the root mean square of its scores with the people of the other side, as speaker
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
+
+from voicestyle.config import Side
 
 RIDGE = 0.04  # added to the second moments of the cohort; chosen by cross-validation (docs/results.md)
 LIMIT = RIDGE**-0.5  # what no embedding can be longer than, since z'(S + RIDGE)z >= RIDGE z'z
@@ -25,7 +25,7 @@ class CohortBridge(nn.Module):
     by a coordinate that is zero on the other side. Cosines are therefore small: about 0.1 for a voice and its face.
     """
 
-    def __init__(self, in_features: int, embed_dim: int, side: Literal["voice", "face"]) -> None:
+    def __init__(self, in_features: int, embed_dim: int, side: Side) -> None:
         super().__init__()
         if embed_dim <= FILL:
             raise ValueError(f"embed_dim: got {embed_dim}, expected more than {FILL} with a cohort bridge")

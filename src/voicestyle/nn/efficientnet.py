@@ -93,6 +93,6 @@ class EfficientNet(nn.Module):
         return self.features(image)
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
-        """Distance (N,) of two pictures' features: the mean over scales of |a - b| relative to |b|, >= 0."""
+        """Distance (N,) of two pictures' features: the mean over scales of `|a - b|` relative to `|b|`, >= 0."""
         parts = [(x - y).abs().mean((1, 2, 3)) / y.abs().mean((1, 2, 3)) for x, y in zip(a, b, strict=True)]
         return torch.stack(parts).mean(0)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from voicestyle.config import EncoderConfig
+from voicestyle.config import EncoderConfig, Side
 from voicestyle.image import crop_resize
 from voicestyle.nn import campplus, dlib_resnet, faceres
 from voicestyle.nn.campplus import CAMPlusPlus
@@ -16,7 +16,7 @@ from voicestyle.nn.faceres import FaceRes
 from voicestyle.nn.ge2e import GE2E
 from voicestyle.nn.resnet import NUM_BLOCKS, ResNet
 
-RESNETS = tuple(f"resnet{depth}" for depth in NUM_BLOCKS)
+RESNETS = {f"resnet{depth}": depth for depth in NUM_BLOCKS}
 PUBLISHED = {"voice": ("ge2e", "ge2e+campplus"), "face": ("dlib_resnet", "dlib_resnet+faceres")}  # with their weights
 
 
@@ -124,11 +124,11 @@ class FacePair(nn.Module):
         return torch.cat([self.first(first), self.second(second)], dim=1)
 
 
-def _backbone(tower: str, config: EncoderConfig) -> tuple[nn.Module, int]:
+def _backbone(tower: Side, config: EncoderConfig) -> tuple[nn.Module, int]:
     """A backbone and the width of its output."""
     name = getattr(config, f"{tower}_backbone")
     if name in RESNETS:
-        backbone = ResNet(int(name.removeprefix("resnet")), 1 if tower == "voice" else 3, config.backbone_width)
+        backbone = ResNet(RESNETS[name], 1 if tower == "voice" else 3, config.backbone_width)
         return backbone, backbone.num_features
     if name not in PUBLISHED[tower]:
         raise ValueError(f"{tower}_backbone: got {name!r}, expected one of {[*PUBLISHED[tower], *RESNETS]}")
@@ -143,7 +143,7 @@ def _backbone(tower: str, config: EncoderConfig) -> tuple[nn.Module, int]:
     return DlibResNet(), dlib_resnet.EMBED_DIM
 
 
-def _bridge(tower: str, in_features: int, config: EncoderConfig) -> nn.Module:
+def _bridge(tower: Side, in_features: int, config: EncoderConfig) -> nn.Module:
     """The map from a backbone's features to the joint space.
 
     Features are standardised first, because scales differ between backbones (GE2E has unit norm, dlib about 1.4).

@@ -50,8 +50,11 @@ def judge(channels: int, halvings: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for _ in range(halvings):
         wider = min(2 * channels, MOST)
-        layers += [spectral_norm(nn.Conv2d(channels, wider, 4, 2, 1)), nn.GroupNorm(8, wider),
-                   nn.LeakyReLU(LEAKY_SLOPE, inplace=True)]  # fmt: skip
+        layers += [
+            spectral_norm(nn.Conv2d(channels, wider, 4, 2, 1)),
+            nn.GroupNorm(8, wider),
+            nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
+        ]
         channels = wider
     return nn.Sequential(*layers, spectral_norm(nn.Conv2d(channels, 1, 3, padding=1)))
 

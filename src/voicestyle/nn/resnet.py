@@ -6,8 +6,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+Depth = Literal[10, 18, 34]
 # Residual blocks of the four stages (He et al., table 1); one each for 10, a size of our own for small sets
-NUM_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+NUM_BLOCKS: dict[Depth, tuple[int, ...]] = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
 class ResNet(nn.Module):
@@ -21,7 +22,7 @@ class ResNet(nn.Module):
         width: channels of the first stage; the last stage has 8 times as many
     """
 
-    def __init__(self, depth: Literal[10, 18, 34], in_channels: int, width: int = 64) -> None:
+    def __init__(self, depth: Depth, in_channels: int, width: int = 64) -> None:
         super().__init__()
         if depth not in NUM_BLOCKS:
             raise ValueError(f"ResNet depth: got {depth}, expected one of {sorted(NUM_BLOCKS)}")

@@ -71,15 +71,21 @@ def new_figure(title: str, size: tuple[float, float] = (6.4, 4.8), num_panels: i
 
 def legend_above(axes: Axes, entries: Mapping[str, Artist]) -> None:
     """A legend between title and axes, where it hides nothing, in as many columns as fit."""
-    room = (
-        12.5 * axes.figure.get_figwidth() // (max(map(len, entries)) + 8)
-    )  # columns, of about so many letters an inch
+    width = axes.figure.bbox.width / axes.figure.dpi  # inches
+    room = 12.5 * width // (max(map(len, entries)) + 8)  # columns, of about so many letters an inch
     num_rows = math.ceil(len(entries) / min(4, max(1, room)))
     legend = axes.legend(
-        list(entries.values()), [str(i) for i in range(len(entries))], ncols=math.ceil(len(entries) / num_rows),
-        loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, borderpad=0, fontsize=9, frameon=False,
+        list(entries.values()),
+        [str(i) for i in range(len(entries))],
+        ncols=math.ceil(len(entries) / num_rows),
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderaxespad=0.2,
+        borderpad=0,
+        fontsize=9,
+        frameon=False,
         labelcolor=INK,
-    )  # fmt: skip
+    )
     for text, name in zip(legend.get_texts(), entries, strict=True):
         text.set(text=name, parse_math=False)  # here, since a legend leaves out names that begin with "_"
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from voicestyle.data.manifest import Item
 
 MARKERS = {"voice": "o", "face": "^"}
+Method = Literal["tsne", "pca"]  # how the dimensions are reduced
 COLORS = ("gender", "split", "identity")  # the labels of an item that a map may show
 
 Array = NDArray[np.float64]
@@ -39,7 +40,7 @@ def space_map(
     labels: Sequence[str],
     *,
     color: str = "label",
-    method: Literal["tsne", "pca"] = "tsne",
+    method: Method = "tsne",
     seed: int = 0,
 ) -> Figure:
     """The joint space in two dimensions: voices as circles, faces as triangles, in the colors of their labels.

@@ -59,7 +59,7 @@ def training_curves(runs: Sequence[str | Path]) -> Figure:
 
 def _draw_panel(axes: Axes, name: str, keys: Sequence[str], logs: Sequence[Log]) -> None:
     """The keys of one panel for all runs; where there are several keys, their names stand at the lines' ends."""
-    labels = {}
+    labels: dict[str, tuple[float, str]] = {}
     for i, log in enumerate(logs):
         for j, key in enumerate(key for key in keys if key in log):
             steps, values = log[key]
@@ -75,8 +75,8 @@ def _draw_panel(axes: Axes, name: str, keys: Sequence[str], logs: Sequence[Log])
         labels["chance"] = (0.5, GRAY)
     if name == "learning rate" and _is_wide(axes.lines):
         axes.set_yscale("log")
-    elif all((line.get_ydata() % 1 == 0).all() for line in axes.lines):
-        axes.yaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    elif all((np.asarray(line.get_ydata(), np.float64) % 1 == 0).all() for line in axes.lines):
+        axes.locator_params("y", integer=True, min_n_ticks=1)
     axes.set_ylabel(keys[0] if len(keys) == 1 and name != "learning rate" else name, parse_math=False)
     if len(labels) > 1:
         _label_ends(axes, labels)
@@ -88,9 +88,15 @@ def _mark_best(axes: Axes, steps: Array, values: Array, color: str, is_told: boo
     axes.scatter(steps[best], values[best], s=36, facecolors="none", edgecolors=color, linewidths=1.4, zorder=3)
     if is_told:
         axes.annotate(
-            f"{values[best]:.3f}", (steps[best], values[best]), (0, -7), textcoords="offset points", color=color,
-            fontsize=9, ha="center", va="top",
-        )  # fmt: skip
+            f"{values[best]:.3f}",
+            (steps[best], values[best]),
+            (0, -7),
+            textcoords="offset points",
+            color=color,
+            fontsize=9,
+            ha="center",
+            va="top",
+        )
 
 
 def _is_used(keys: Sequence[str], logs: Collection[Log]) -> bool:
@@ -113,9 +119,15 @@ def _label_ends(axes: Axes, labels: Mapping[str, tuple[float, str]]) -> None:
     for name in sorted(heights, key=heights.__getitem__):
         below = max(heights[name], below + gap)
         axes.text(
-            1.015, below, name, color=labels[name][1], fontsize=9, va="center", transform=axes.transAxes,
+            1.015,
+            below,
+            name,
+            color=labels[name][1],
+            fontsize=9,
+            va="center",
+            transform=axes.transAxes,
             parse_math=False,
-        )  # fmt: skip
+        )
 
 
 def _panel_of(key: str) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from voicestyle.checkpoint import Model, load_model, save_model
+from voicestyle.checkpoint import Model, load_model, save_changed
 from voicestyle.config import InverterConfig
 from voicestyle.inversion import ReconstructionObjective, identity_features, psnr
 from voicestyle.latent import lr_ramp
@@ -134,12 +134,7 @@ def train_inverter(
         _train(trainer, run, progress)
         inverter = trainer.best()
         config = dataclasses.replace(model.config, inverter=inverter.config)
-        card = model.folder / "README.md"
-        save_model(
-            run.folder / "model", config, model.encoder, model.generator, model.bank, model.metadata,
-            card.read_text(encoding="utf-8") if card.is_file() else None,
-            identity=model.identity, inverter=inverter, mapper=model.mapper, dtype=model.dtype,
-        )  # fmt: skip
+        save_changed(model, run.folder / "model", config=config, inverter=inverter)
         return inverter
 
 
@@ -150,8 +145,13 @@ def _train(trainer: InverterTrainer, run: Run, progress: bool) -> None:
     if trainer.step == 0:
         shown["PSNR"] = f"{trainer.validate():.2f}"
         run.log(0, psnr=trainer.best_psnr)
-    bar = tqdm(total=total * batch, initial=trainer.step * batch, unit="pictures", disable=None if progress else True,
-               desc="inverter")  # fmt: skip
+    bar = tqdm(
+        total=total * batch,
+        initial=trainer.step * batch,
+        unit="pictures",
+        disable=None if progress else True,
+        desc="inverter",
+    )
     with bar:
         while trainer.step < total:
             losses = trainer.train_step()
@@ -223,8 +223,13 @@ class InverterTrainer:
         files, size = list_pictures(settings.data), self.generator.config.size
         if len(files) <= settings.num_validation:
             raise SettingError("num_validation", f"got {settings.num_validation}, of {len(files)} pictures")
-        stream = PictureStream(files, size, mirror=settings.data.mirror, in_memory=settings.data.in_memory,
-                               num_workers=settings.data.num_workers)  # fmt: skip
+        stream = PictureStream(
+            files,
+            size,
+            mirror=settings.data.mirror,
+            in_memory=settings.data.in_memory,
+            num_workers=settings.data.num_workers,
+        )
         order = torch.randperm(len(files), generator=self.rng)
         left_out, rows = order[: settings.num_validation], order[settings.num_validation :]
         if settings.data.mirror:

@@ -141,20 +141,21 @@ def _key(key: str) -> str:
 
 def differing(held: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """The names of the settings, as "section.key", in which two recipes differ."""
-    sides = [dict(_flat(side)) for side in (held, asked)]
+    sides = [dict(leaves(side)) for side in (held, asked)]
     return sorted(n for n in {*sides[0], *sides[1]} if sides[0].get(n) != sides[1].get(n))
 
 
 def difference(held: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """The settings in which two recipes differ, in words."""
-    sides = [dict(_flat(side)) for side in (held, asked)]
+    sides = [dict(leaves(side)) for side in (held, asked)]
     names = differing(held, asked)
     return ", ".join(f"{n}: {sides[0].get(n)!r} there, {sides[1].get(n)!r} asked" for n in names)
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each setting of a recipe by its name, as "section.key", and its value."""
     for key, value in table.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

@@ -107,7 +107,7 @@ class Items(Dataset):
     def _changed(self, item: Item, rng: torch.Generator) -> Tensor:
         """The log-mel of the recording in a room or in noise, its silence removed before."""
         front_end = self.settings.encoder.config.log_mel
-        waveform = load_audio(item.voice, front_end.sample_rate)
+        waveform = load_audio(item.file("voice"), front_end.sample_rate)
         if front_end.front_end.startswith("ge2e"):
             waveform = normalize_volume(waveform)
         if front_end.vad:
@@ -128,9 +128,13 @@ def item_batches(items: Items, settings: EncoderRecipe, world: World, first_step
     plan = _Plan(len(items), settings, world, first_step)
     workers = settings.views.num_workers
     loader = DataLoader(
-        items, batch_sampler=plan, num_workers=workers, pin_memory=world.device.type == "cuda",
-        generator=torch.Generator(), multiprocessing_context="spawn" if workers else None,
-    )  # fmt: skip
+        items,
+        batch_sampler=plan,
+        num_workers=workers,
+        pin_memory=world.device.type == "cuda",
+        generator=torch.Generator(),
+        multiprocessing_context="spawn" if workers else None,
+    )
     for step, (_, voice, face) in enumerate(loader, start=first_step):
         yield Batch(rows_of_step(len(items), settings.schedule.batch, settings.seed, step), voice, face)
 

@@ -43,8 +43,9 @@ def cohort_start(
     u, v = _signed(u[:, :dim], vh[:dim].T)
     maps = []
     for bridge, whiten, directions, scale, mean in (
-        (encoder.voice_bridge, whiten_x, u, scale_x, mean_x), (encoder.face_bridge, whiten_y, v, scale_y, mean_y),
-    ):  # fmt: skip
+        (encoder.voice_bridge, whiten_x, u, scale_x, mean_x),
+        (encoder.face_bridge, whiten_y, v, scale_y, mean_y),
+    ):
         weight = (scale[:, None] * (whiten @ directions) * correlation[:dim] ** config.power).T
         bridge.linear.weight.copy_(weight)
         bridge.linear.bias.copy_(-weight @ mean)

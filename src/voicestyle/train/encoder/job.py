@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from voicestyle.checkpoint import save_model
-from voicestyle.config import VoiceStyleConfig
+from voicestyle.config import SIDES, VoiceStyleConfig
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.shards import LogMelShards, cache_log_mels, front_end_fingerprint
 from voicestyle.files import sha256_of
@@ -31,7 +31,7 @@ from voicestyle.train.encoder.start import start_encoder, towers_of
 from voicestyle.train.encoder.supervision import Supervision
 from voicestyle.train.encoder.trainer import Trainer
 from voicestyle.train.encoder.validation import association_auc, deal_identities, embed, hold_out
-from voicestyle.train.encoder.views import SIDES, Views, load_views, usable_items
+from voicestyle.train.encoder.views import Views, load_views, usable_items
 from voicestyle.train.recipe import named
 from voicestyle.train.run import Run, write_json
 
@@ -111,8 +111,8 @@ def cross_validate(
                 trainer.train_step(batch)
             for stratum, auc in job.score(trainer.averaged(), data.take(fold_of == fold)).items():
                 scores.setdefault(stratum, []).append(auc)
-        auc = {name: {"mean": fmean(folds), "sd": pstdev(folds), "folds": folds} for name, folds in scores.items()}
-        found = {"auc": auc, "seed": settings.seed, "num_folds": num_folds}
+        of_folds = {name: {"mean": fmean(auc), "sd": pstdev(auc), "folds": auc} for name, auc in scores.items()}
+        found = {"auc": of_folds, "seed": settings.seed, "num_folds": num_folds}
         if out is not None and world.is_main:
             write_json(Path(out) / "cross_validation.json", {**found, "recipe": recipe})
     return found
@@ -148,9 +148,13 @@ def _train(trainer: Trainer, data: Views | Items, held: Views | None, run: Run, 
     steps, batch_size = settings.schedule.steps, min(settings.schedule.batch, len(data.items))
     shown: dict[str, str] = {}
     with tqdm(
-        total=steps * batch_size, initial=trainer.step * batch_size, unit="pairs", unit_scale=True, desc="encoder",
+        total=steps * batch_size,
+        initial=trainer.step * batch_size,
+        unit="pairs",
+        unit_scale=True,
+        desc="encoder",
         disable=None if progress else True,
-    ) as bar:  # fmt: skip
+    ) as bar:
         for batch in batches(data, settings, trainer.world, trainer.step):
             if trainer.best.is_final:
                 break
@@ -176,8 +180,8 @@ def _train(trainer: Trainer, data: Views | Items, held: Views | None, run: Run, 
 def _validate(trainer: Trainer, held: Views) -> float:
     """The AUC of the averaged weights on held-out identities, which may make them the best so far."""
     towers = trainer.average.module
-    auc = association_auc(*embed(towers, held, trainer.settings.are_features), held.items)["any"]
-    auc = trainer.world.agree(auc)
+    voice_emb, face_emb = embed(towers, held, trainer.settings.are_features)
+    auc = trainer.world.agree(association_auc(voice_emb, face_emb, held.items)["any"])
     trainer.best.offer(auc, trainer.step, towers.state_dict)
     return auc
 
@@ -242,7 +246,8 @@ class _Job:
         """Verification AUC by stratum."""
         views = self.views(data)
         towers = towers_of(encoder, self.settings).eval()
-        return association_auc(*embed(towers, views, self.settings.are_features, picture), views.items)
+        voice_emb, face_emb = embed(towers, views, self.settings.are_features, picture)
+        return association_auc(voice_emb, face_emb, views.items)
 
     def load_views(
         self, items: Sequence[Item], are_features: bool | None = None, sides: Sequence[str] = SIDES
@@ -250,9 +255,15 @@ class _Job:
         """Views of some items: features or inputs, by default what the towers see."""
         are_features = self.settings.are_features if are_features is None else are_features
         return load_views(
-            items, self.encoder(), self.settings.views, self.settings.cache,
-            are_features=are_features, sides=sides, world=self.world, progress=self.progress,
-        )  # fmt: skip
+            items,
+            self.encoder(),
+            self.settings.views,
+            self.settings.cache,
+            are_features=are_features,
+            sides=sides,
+            world=self.world,
+            progress=self.progress,
+        )
 
     def _supervision(self) -> Supervision | None:
         config = self.settings.supervision

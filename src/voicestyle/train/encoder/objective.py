@@ -48,10 +48,15 @@ class Objective:
             return cmpc_loss_reference(voice_emb, face_emb, of_voices, of_faces, temperature=config.temperature)
         identities = self.identities[rows]
         return cmpc_loss(
-            voice_emb, face_emb, of_voices, of_faces,
-            temperature=config.temperature, same=identities[:, None] == identities,
-            prototype_weight=config.prototype_weight, recalibration=config.recalibration,
-        )  # fmt: skip
+            voice_emb,
+            face_emb,
+            of_voices,
+            of_faces,
+            temperature=config.temperature,
+            same=identities[:, None] == identities,
+            prototype_weight=config.prototype_weight,
+            recalibration=config.recalibration,
+        )
 
     @torch.no_grad()
     def remember(self, embeddings: Tensor, rows: Tensor, steps_done: int) -> None:

@@ -45,10 +45,19 @@ class TowerConfig:
         if self.num_frames:
             front_end = dataclasses.replace(front_end, num_frames=self.num_frames)
         return EncoderConfig(
-            self.voice_backbone, self.face_backbone, front_end, self.image, self.embed_dim, self.bridge_hidden,
-            self.backbone_width, self.bridge_dropout, self.second_image, self.bridge, self.tells_age,
+            self.voice_backbone,
+            self.face_backbone,
+            front_end,
+            self.image,
+            self.embed_dim,
+            self.bridge_hidden,
+            self.backbone_width,
+            self.bridge_dropout,
+            self.second_image,
+            self.bridge,
+            self.tells_age,
             self.num_chances,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from voicestyle.config import SIDES
 from voicestyle.convert import dlib, faceres
 from voicestyle.convert.campplus import from_3d_speaker
 from voicestyle.convert.ge2e import from_resemblyzer
@@ -14,7 +15,6 @@ from voicestyle.schema import SettingError
 from voicestyle.seeds import seeded
 from voicestyle.train.encoder.settings import EncoderRecipe
 
-SIDES = ("voice", "face")
 READERS = {  # of the published weights of frozen networks
     "ge2e": from_resemblyzer,
     "campplus": from_3d_speaker,
@@ -119,8 +119,9 @@ def canonical_start(
     flip = u.gather(0, u.abs().argmax(0, keepdim=True)).sign()[0, : len(correlation)]
     u, vh = u[:, : len(correlation)] * flip, vh[: len(correlation)] * flip[:, None]
     for bridge, whiten, directions, features in (
-        (voice_bridge, whiten_x, u, voice), (face_bridge, whiten_y, vh.T, face.flatten(0, 1)),
-    ):  # fmt: skip
+        (voice_bridge, whiten_x, u, voice),
+        (face_bridge, whiten_y, vh.T, face.flatten(0, 1)),
+    ):
         dim = bridge[-1].out_features
         weight = (whiten @ directions[:, :dim] * correlation[:dim] ** power).T
         _set_linear(bridge, weight.float(), bridge[0](features).mean(0))

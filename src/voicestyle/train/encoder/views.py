@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from voicestyle.checkpoint import fingerprint
+from voicestyle.config import SIDES
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.data.pictures import frontal_picture, wild_picture
 from voicestyle.data.shards import whole_log_mel
@@ -26,8 +26,7 @@ from voicestyle.nn.encoder import VoiceFaceEncoder
 from voicestyle.schema import to_dict
 from voicestyle.train.distributed import World
 from voicestyle.train.encoder.settings import ViewConfig
-
-SIDES = ("voice", "face")
+from voicestyle.weights import fingerprint
 
 
 @dataclass(frozen=True)
@@ -143,14 +142,14 @@ def _all_views(
         raise ValueError(f"all {len(items)} items are refused, e.g. {refused[0]}")
     if refused:
         warnings.warn(f"{len(refused)} of {len(items)} items left out of training, e.g. {refused[0]}", stacklevel=5)
-    views = {side: torch.stack(views) for side, views in zip(sides, zip(*made.values(), strict=True), strict=True)}
+    views = {side: torch.stack(seen) for side, seen in zip(sides, zip(*made.values(), strict=True), strict=True)}
     return {**views, "rows": torch.tensor([*made])}
 
 
 @torch.no_grad()
 def _voice_views(item: Item, encoder: VoiceFaceEncoder, config: ViewConfig, are_features: bool) -> Tensor:
     front_end = encoder.config.log_mel
-    log_mel = pad_frames(whole_log_mel(item.voice, front_end), front_end.num_frames)
+    log_mel = pad_frames(whole_log_mel(item.file("voice"), front_end), front_end.num_frames)
     if not config.num_windows:
         return _features(encoder.voice_backbone, log_mel[None])
     last = log_mel.shape[2] - front_end.num_frames

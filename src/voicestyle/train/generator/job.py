@@ -75,8 +75,13 @@ def _train(trainer: GeneratorTrainer, run: Run, progress: bool) -> None:
     """All steps that are left; the bar counts pictures."""
     settings = trainer.settings
     batches = [stage.batch for stage in trainer.stages for _ in range(stage.steps)]
-    bar = tqdm(total=sum(batches), initial=sum(batches[: trainer.step]), unit="pictures", desc="generator",
-               disable=None if progress else True)  # fmt: skip
+    bar = tqdm(
+        total=sum(batches),
+        initial=sum(batches[: trainer.step]),
+        unit="pictures",
+        desc="generator",
+        disable=None if progress else True,
+    )
     with bar:
         while trainer.step < trainer.total:
             losses = trainer.train_step()
@@ -101,8 +106,9 @@ def _make_trainer(settings: GeneratorRecipe, files: list[PictureFile], world: Wo
     faces, stream = load_faces(settings, world), None
     if faces is None:
         data = settings.data
-        stream = PictureStream(files, settings.generator.size, mirror=data.mirror, in_memory=data.in_memory,
-                               num_workers=data.num_workers)  # fmt: skip
+        stream = PictureStream(
+            files, settings.generator.size, mirror=data.mirror, in_memory=data.in_memory, num_workers=data.num_workers
+        )
     return GeneratorTrainer(settings, world, stream, faces, judge, start)
 
 

@@ -127,10 +127,12 @@ class MorphSpace:
         frame = torch.tensor([[x, y] for x in (-1.0, 0.0, 1.0) for y in (-1.0, 0.0, 1.0) if (x, y) != (0, 0)])
         shapes = torch.cat([landmarks, outline(pictures, eyes), frame.expand(len(landmarks), -1, -1)], 1)
         mean = shapes.mean(0, keepdim=True)
-        textures = torch.cat([
-            _warp(p, spline_grid(mean.expand(len(s), -1, -1), s, pictures.shape[-1]))
-            for p, s in zip(pictures.split(64), shapes.split(64), strict=True)
-        ])  # fmt: skip
+        textures = torch.cat(
+            [
+                _warp(p, spline_grid(mean.expand(len(s), -1, -1), s, pictures.shape[-1]))
+                for p, s in zip(pictures.split(64), shapes.split(64), strict=True)
+            ]
+        )
         return cls(pictures.half(), textures.half(), shapes)
 
     def __len__(self) -> int:

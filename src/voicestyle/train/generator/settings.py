@@ -13,9 +13,20 @@ from voicestyle.train.recipe import settings_of
 
 TARGETED = ("texture", "identity", "latent_lr")  # of a reconstruction: nothing without faces or means
 Change = Literal[
-    "flip", "quarter_turn", "shift", "scale", "rotate", "stretch", "rotate_again", "offset",
-    "brightness", "contrast", "luma_flip", "hue", "saturation",
-]  # fmt: skip
+    "flip",
+    "quarter_turn",
+    "shift",
+    "scale",
+    "rotate",
+    "stretch",
+    "rotate_again",
+    "offset",
+    "brightness",
+    "contrast",
+    "luma_flip",
+    "hue",
+    "saturation",
+]
 
 
 @dataclass(frozen=True)

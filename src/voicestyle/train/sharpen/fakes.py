@@ -21,12 +21,12 @@ class Gallery:
     def __init__(self, data: DataConfig, size: int, seed: int) -> None:
         """Pictures of twice `size` are held as bytes, those of members of `size`."""
         portraits, members = (Manifest.read(path).split("train") for path in (data.portraits, data.members))
-        faces = [item for item in portraits if item.frontal]
-        sources = [item.identity.partition("/")[0] for item in faces]
+        faces = [(item.frontal, item.identity) for item in portraits if item.frontal]
+        sources = [identity.partition("/")[0] for _, identity in faces]
         if unknown := sorted(set(sources) - set(data.weights)):
             raise ValueError(f"{data.portraits}: no weight for source {unknown}; add it to [data.weights]")
         self.size = size
-        self.large = torch.cat([_bytes(load_image(item.frontal, 2 * size)) for item in faces])
+        self.large = torch.cat([_bytes(load_image(path, 2 * size)) for path, _ in faces])
         self.small = _bytes(nn.functional.avg_pool2d(_floats(self.large), 2))
         self.soft = torch.cat([_bytes(load_image(item.frontal, size)) for item in members if item.frontal])
         share = np.array([data.weights[source] for source in sources])

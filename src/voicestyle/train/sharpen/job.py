@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from voicestyle.checkpoint import Model, load_model, save_model
+from voicestyle.checkpoint import Model, load_model, save_changed
 from voicestyle.convert.efficientnet import read_efficientnet
 from voicestyle.image import save_png
 from voicestyle.latent import w_statistics
@@ -59,8 +59,9 @@ def train_sharpen(
 def _train(trainer: SharpenTrainer, run: Run, progress: bool) -> None:
     """All steps that are left."""
     settings: SharpenRecipe = trainer.settings
-    bar = tqdm(total=settings.steps, initial=trainer.step, unit="steps", desc="sharpen",
-               disable=None if progress else True)  # fmt: skip
+    bar = tqdm(
+        total=settings.steps, initial=trainer.step, unit="steps", desc="sharpen", disable=None if progress else True
+    )
     with bar:
         while trainer.step < settings.steps:
             losses = trainer.train_step()
@@ -86,11 +87,8 @@ def finished(trainer: SharpenTrainer) -> tuple[Generator, Inverter]:
 
 def _save(folder: Path, model: Model, generator: Generator, inverter: Inverter) -> None:
     guidance = replace(model.config.guidance, size=generator.config.size // 2)
-    config = replace(model.config, generator=generator.config, inverter=inverter.config, guidance=guidance)
-    card = model.folder / "README.md"
-    text = card.read_text(encoding="utf-8") if card.is_file() else None
-    save_model(folder, config, model.encoder, generator, None, model.metadata, text,
-               identity=model.identity, inverter=inverter, dtype=model.dtype)  # fmt: skip
+    config = replace(model.config, generator=generator.config, inverter=inverter.config, mapper=None, guidance=guidance)
+    save_changed(model, folder, config=config, generator=generator, inverter=inverter, mapper=None, bank=None)
 
 
 @torch.no_grad()

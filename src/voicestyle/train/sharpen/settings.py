@@ -51,11 +51,9 @@ class WeightConfig:
     pixel: NonNegative = 2.0
     face: NonNegative = 3.0  # pixels inside the face, beside those everywhere
     perceptual: NonNegative = 1.0
-    anchor: NonNegative = 1.0  # of fakes without a target, in the coarse: what the generator drew at the start
     adversarial: NonNegative = 0.014  # of reconstructions; 0.03 skews mouths and noses within a hundred steps
     unpaired: NonNegative = 0.018  # of fakes that have no target
     crop: NonNegative = 0.015
-    crop_unpaired: NonNegative = 0.02
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from voicestyle.checkpoint import Model
+from voicestyle.config import GeneratorConfig
 from voicestyle.latent import lr_ramp
 from voicestyle.nn.efficientnet import EfficientNet
+from voicestyle.schema import read, to_dict
 from voicestyle.train.generator.grow import grow, widen
 from voicestyle.train.sharpen.fakes import Codes, Gallery
 from voicestyle.train.sharpen.judge import Judge, Views
@@ -30,6 +32,7 @@ FACE = (0.25, 0.875, 0.25, 0.75)  # top, bottom, left, right of the face in the 
 MARGIN = 4  # pixels of features around a crop, see `Synthesis.block`
 PRIOR = 1e-3  # weight of the squared distance of codes from their mean, in units of their spread
 MEMBERS = 1 / 3  # weight of a member's losses to a portrait's
+CROP_UNPAIRED = 0.02  # weight of crops of fakes without a target, beside [weights] crop
 LIMIT = 20.0  # of the norm of the generator's gradient
 
 
@@ -41,18 +44,22 @@ class SharpenTrainer:
         if model.generator is None or model.inverter is None:
             raise ValueError(f"{model.folder}: needs a generator and its inverter; train them first")
         self.base = model.generator.config.size
-        config = replace(model.generator.config, size=2 * self.base, channel_multiplier=settings.channel_multiplier)
+        wider = replace(model.generator.config, channel_multiplier=settings.channel_multiplier)
+        config = read(GeneratorConfig, {**to_dict(wider), "size": 2 * self.base})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            wide = widen(model.generator.state_dict(), replace(config, size=self.base))
+            wide = widen(model.generator.state_dict(), wider)
             self.generator = grow(wide.state_dict(), config).to(memory_format=torch.channels_last)
             self.judge, self.crop_judge = Judge(settings.rates.discriminator), Judge(settings.rates.discriminator)
         self.start = copy.deepcopy(self.generator.synthesis).requires_grad_(False)
         self.inverter = copy.deepcopy(model.inverter).eval()
         self.average, self.inverter_average = copy.deepcopy(self.generator).eval(), copy.deepcopy(self.inverter)
         for network, learns in (
-            (self.generator, True), (self.inverter, True), (self.average, False), (self.inverter_average, False)
-        ):  # fmt: skip
+            (self.generator, True),
+            (self.inverter, True),
+            (self.average, False),
+            (self.inverter_average, False),
+        ):
             network.requires_grad_(learns)
         self.generator.mapping.requires_grad_(False)
         self.gallery = Gallery(settings.data, self.base, settings.seed)
@@ -147,8 +154,7 @@ class SharpenTrainer:
             soft = self.start(w, "none", until=self.base)
         far, near = ((F.avg_pool2d(image, n) - F.avg_pool2d(soft, n)).abs() for n in (COARSE, COARSE // 2))
         weights = self.settings.weights
-        coarse = weights.pixel * far.mean() + weights.face * (_inner(far).mean() + _inner(near).mean() / 4)
-        return weights.anchor * coarse
+        return weights.pixel * far.mean() + weights.face * (_inner(far).mean() + _inner(near).mean() / 4)
 
     def _crops(self, judged: bool, x: Tensor, image: Tensor, w: Tensor, rows: Tensor) -> dict[str, float]:
         batch, weights, rng, synthesis = self.settings.batch, self.settings.weights, self.rng, self.generator.synthesis
@@ -176,7 +182,7 @@ class SharpenTrainer:
         if judged:
             told["crop_discriminator"] = self.crop_judge.learn(real, fake)
             doubt = self.crop_judge.doubt(fake)
-            losses["crop_adversarial"] = weights.crop * doubt[:num].mean() + weights.crop_unpaired * doubt[num:].mean()
+            losses["crop_adversarial"] = weights.crop * doubt[:num].mean() + CROP_UNPAIRED * doubt[num:].mean()
         self.top_optimizer.zero_grad(set_to_none=True)
         torch.stack([*losses.values()]).sum().backward()
         self.top_optimizer.step()
@@ -219,7 +225,7 @@ class SharpenTrainer:
 
 
 def relative(a: list[Tensor], b: list[Tensor]) -> Tensor:
-    """Distance of features: the mean over scales of |a - b| relative to |b|."""
+    """Distance of features: the mean over scales of `|a - b|` relative to `|b|`."""
     return torch.stack([(x - y).abs().mean() / y.abs().mean() for x, y in zip(a, b, strict=True)]).mean()
 
 
