@@ -1,12 +1,13 @@
 """Everything that is timed, ours against the reference formulation, alternating in one run; writes docs/benchmarks.md.
 
-    python benchmarks/bench.py [--short] [--only steps startup ...] [-o docs/benchmarks.md]      (make bench)
+    python benchmarks/bench.py [--long] [--only steps startup ...] [-o docs/benchmarks.md]      (make bench)
 
 Official sizes (a 256-px generator, two ResNet-34), random weights, one thread; the commands with the embedded model.
 Times are processor time, so that other work on the machine counts as little as it can. A share of the peak is the
 nominal arithmetic (2 x multiply-adds of plain convolutions, forward and backward) over the time, by the peak of a plain
 convolution that was measured in the same run; Winograd's way does with less, so a share says how near to the best plain
-one it comes, and may exceed 1. Medians of `rounds`, with least and most.
+one it comes, and may exceed 1. Medians, with least and most; of networks and steps a single round after one that does
+not count, with --long three, and batches of 8 in place of 2. Ten minutes of a core, with --long half an hour.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ from voicestyle.nn import winograd
 
 ROOT = Path(__file__).resolve().parents[1]
 Call = Callable[[], object]
+SHORT, LONG = (1, 2), (3, 8)  # rounds and batch of networks and steps
+CELLS = 4096  # of an index, at most: building one of ten million vectors takes two minutes so
+ROOM = 6  # GiB that ten million vectors need
 
 
 @dataclass
@@ -53,6 +57,8 @@ class Row:
 
     def cells(self, peak: float) -> str:
         """The line in Markdown."""
+        if not self.ours:
+            return f"| {self.what} | | | | | |"
         ours = median(self.ours)
         ratio = f"{median(self.reference) / ours:.2f}" if self.reference else ""
         reference = spread(self.reference) if self.reference else ""
@@ -67,15 +73,15 @@ def spread(times: list[float]) -> str:
     return f"{mid} {name}" + (f" ({low} to {high})" if len(times) > 1 else "")
 
 
-def alternate(calls: list[Call], rounds: int, clock: Callable[[], float] = time.process_time) -> list[list[float]]:
-    """Times of each call, in turns, after one that does not count."""
+def alternate(calls: list[Call], rounds: int, warm: bool = False) -> list[list[float]]:
+    """Processor times of each call, in turns, after one that does not count unless they are `warm`."""
     times: list[list[float]] = [[] for _ in calls]
-    for turn in range(rounds + 1):
+    for turn in range(rounds + (not warm)):
         for call, spent in zip(calls, times, strict=True):
-            start = clock()
+            start = time.process_time()
             call()
-            if turn:
-                spent.append(clock() - start)
+            if turn or warm:
+                spent.append(time.process_time() - start)
     return times
 
 
@@ -96,7 +102,7 @@ def peaks() -> tuple[float, float]:
     return 2 * 1.536**3 / min(product), 2 * 9 * 512 * 512 * 32 * 32 / 1e9 / min(convolution)
 
 
-def front_ends(rounds: int) -> Iterator[Row]:
+def front_ends(long: bool) -> Iterator[Row]:
     """Log-mels of 6 s, exact and in float32."""
     waveform = np.round(3000 * np.random.default_rng(0).standard_normal(6 * 16000)) / 32768
     clip = torch.from_numpy(waveform)
@@ -105,14 +111,15 @@ def front_ends(rounds: int) -> Iterator[Row]:
         for dtype in (torch.float64, torch.float32):
             x = clip.to(dtype)
             calls = [lambda x=x, c=config, d=dtype: log_mel(x, c, d), lambda p=plain: p(waveform)]
-            ours, reference = alternate(calls, 3 * rounds)
+            ours, reference = alternate(calls, 9)
             far = np.abs(log_mel(x, config, dtype)[0].double().numpy() - plain(waveform)).max()
             name = str(dtype).removeprefix("torch.")
             yield Row(f"front end {config.front_end}, 6 s, {name}", ours, reference, None, f"{far:.0e}")
 
 
-def networks(rounds: int) -> Iterator[Row]:
+def networks(long: bool) -> Iterator[Row]:
     """Towers and generator, forward and backward to their input."""
+    rounds, batch = LONG if long else SHORT
     nets = guided_step.Networks(False, "cpu", torch.contiguous_format)
     voice = torch.randn(1, 1, nets.encoder.config.log_mel.n_mels, 800)
     face = torch.rand(1, 3, 256, 256) * 2 - 1
@@ -134,35 +141,35 @@ def networks(rounds: int) -> Iterator[Row]:
     yield pair("voice tower, forward and backward", nets.encoder.encode_voice, theirs.encode_voice, voice)
     yield pair("face tower, forward and backward", nets.encoder.encode_face, theirs.encode_face, face)
     yield pair("generator, batch 1, forward and backward", nets.generator.synthesis, nets.reference, nets.w(1))
-    eight = pass_through(nets.generator.synthesis, nets.w(8))
-    yield Row("generator, batch 8, forward and backward", alternate([eight], rounds)[0], None, gflop(eight))
+    several = pass_through(nets.generator.synthesis, nets.w(batch))
+    what = f"generator, batch {batch}, forward and backward"
+    yield Row(what, alternate([several], rounds)[0], None, gflop(several))
 
 
-def steps(rounds: int) -> Iterator[Row]:
+def steps(long: bool) -> Iterator[Row]:
     """A guided step and a projection step, and what follows from them."""
+    rounds, several = LONG if long else SHORT
     nets = guided_step.Networks(False, "cpu", torch.contiguous_format)
     found = {}
-    for name, make, batch in (("guided", guided_step.guided, 1), ("projection", guided_step.projection, 8)):
+    for name, make, batch in (("guided", guided_step.guided, 1), ("projection", guided_step.projection, several)):
         calls = make(nets, torch.float32, batch)
         ours, reference = calls["ours"], calls["reference"]
         mine, theirs = ours(), reference()
-        times = alternate([ours, reference], rounds)
+        times = alternate([ours, reference], rounds, warm=True)
         image, gradient = (relative(*both) for both in zip(mine, theirs, strict=True))
         difference = f"picture {image:.0e}, gradient {gradient:.0e}"
         found[name] = times
         yield Row(f"{name} step, batch {batch}", *times, gflop(ours), difference)
     (guided, plain), (projected, projection) = found["guided"], found["projection"]
+    one = [300 / several * median(times) for times in (projected, projection)]  # of projecting a picture
+    yield Row(f"a member of a bank: 300 projection steps, by the batch of {several} (computed)", [one[0]], [one[1]])
     yield Row(
-        "a voice to a face: 100 guided steps; the reference projects 8 members for 300 steps first (computed)",
-        [100 * median(guided)], [100 * median(plain) + 300 * median(projection)],
-    )  # fmt: skip
-    yield Row(
-        "a member of a bank: 300 projection steps of a batch of 8, by 8 (computed)",
-        [300 / 8 * median(projected)], [300 / 8 * median(projection)],
+        "a voice to a face: 100 guided steps; the reference projects 8 members first (computed)",
+        [100 * median(guided)], [100 * median(plain) + 8 * one[1]],
     )  # fmt: skip
 
 
-def clusters(rounds: int) -> Iterator[Row]:
+def clusters(long: bool) -> Iterator[Row]:
     """k-means of 20,000 embeddings, 100 clusters, 20 iterations, against scikit-learn's (Lloyd)."""
     from sklearn.cluster import KMeans
 
@@ -171,29 +178,39 @@ def clusters(rounds: int) -> Iterator[Row]:
     x = F.normalize(torch.randn(20_000, 128, generator=torch.Generator().manual_seed(0)), dim=1)
     theirs = KMeans(100, n_init=1, max_iter=20, tol=0, random_state=0, algorithm="lloyd")
     calls = [lambda: kmeans(x, 100, 0), lambda: theirs.fit(x.numpy())]
-    ours, reference = alternate(calls, rounds)
+    ours, reference = alternate(calls, 3)
     yield Row("k-means, 20,000 x 128, K = 100, 20 iterations; scikit-learn", ours, reference)
 
 
-def retrieval(rounds: int) -> Iterator[Row]:
+def retrieval(long: bool) -> Iterator[Row]:
     """The ten nearest of many unit vectors: by a product and a sort, and by the index of large banks."""
     from scale import embeddings, index_of, recall
 
-    for num in (10_000, 100_000, 1_000_000):
-        x = embeddings(num, 32)
+    for num in (10_000, 100_000, 1_000_000, 10_000_000):
+        if num == 10_000_000 and free_gib() < ROOM:
+            yield Row(f"retrieval, {num:,} members: not run, less than {ROOM} GiB of memory are free", [])
+            return
+        bank = torch.from_numpy(embeddings(num, 32))
         asked = torch.from_numpy(embeddings(64, 32, seed=1))
-        bank = torch.from_numpy(x)
         plain = lambda bank=bank, asked=asked: [(bank @ one).topk(10) for one in asked[:8]]  # noqa: E731
         if num <= 100_000:
-            (times,) = alternate([plain], rounds)
+            (times,) = alternate([plain], 3)
             yield Row(f"retrieval, exact, {num:,} members", [t / 8 for t in times])
             continue
-        index, seconds = index_of(x)
+        index, seconds = index_of(bank.numpy(), CELLS)
         found = lambda index=index, asked=asked: index.search(asked.numpy(), 10)  # noqa: E731
-        ours, exact = alternate([found, plain], rounds)
-        difference = f"recall@10 {recall(index, x, asked.numpy()):.3f}; built in {seconds:.0f} s"
+        ours, exact = alternate([found, plain], 3 if num < 10_000_000 else 1)
+        difference = f"recall@10 {recall(index, bank.numpy(), asked.numpy()):.3f}; built in {seconds:.0f} s"
         exact = [t / 8 for t in exact]
         yield Row(f"retrieval, IVF-SQ8, {num:,} members; exact", [t / 64 for t in ours], exact, None, difference)
+
+
+def free_gib() -> float:
+    """Memory that programs may take, GiB; infinite where the system does not tell."""
+    info = Path("/proc/meminfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    told = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+    return told[0] / 2**20 if told else float("inf")
 
 
 def cpu_of_children(command: list[str]) -> float:
@@ -207,7 +224,7 @@ def cpu_of_children(command: list[str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def startup(rounds: int) -> Iterator[Row]:
+def startup(long: bool) -> Iterator[Row]:
     """Commands from a cold shell, as multiples of `import torch`; ratio: of the command, to that."""
     from voicestyle.embedded import EMBEDDED, MODELS
 
@@ -220,7 +237,7 @@ def startup(rounds: int) -> Iterator[Row]:
         calls = [lambda: cpu_of_children([sys.executable, "-c", "import torch"])]
         calls += [lambda c=command: cpu_of_children([*own, *c]) for command in commands.values()]
         times: list[list[float]] = [[] for _ in calls]
-        for turn in range(rounds + 1):
+        for turn in range(4 if long else 3):  # the first does not count
             for call, spent in zip(calls, times, strict=True):
                 took = call()
                 if turn:
@@ -250,7 +267,7 @@ def processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--short", action="store_true", help="one round of what is long")
+    parser.add_argument("--long", action="store_true", help="three rounds of networks and steps, and batches of 8")
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
     parser.add_argument("-o", "--out", type=Path, default=ROOT / "docs" / "benchmarks.md")
     args = parser.parse_args()
@@ -266,14 +283,14 @@ def main() -> None:
     )
     table = "\n| what | ours | reference | ratio | share of peak | difference |\n|---|---|---|---|---|---|\n"
     print(head + table, end="")
-    lines = []
+    below, lines = notes(args.out), []
     for name in args.only:
-        for row in SECTIONS[name](1 if args.short and name in ("networks", "steps") else 3):
+        for row in SECTIONS[name](args.long):
             lines.append(row.cells(convolution))
             print(lines[-1], flush=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    foot = f"\nPeak memory of this run, the reference's steps included: {peak:.1f} GiB.\n"
-    args.out.write_text(head + table + "\n".join(lines) + "\n" + foot + notes(args.out), encoding="utf-8")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        foot = f"\nPeak memory of this run, the reference's steps included: {peak:.1f} GiB.\n"
+        args.out.write_text(head + table + "\n".join(lines) + "\n" + foot + below, encoding="utf-8")
 
 
 def notes(path: Path) -> str:

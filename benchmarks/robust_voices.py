@@ -142,7 +142,7 @@ def line(name: str, result: dict[str, Any], columns: Sequence[str]) -> str:
 
 def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
     """AUC of every condition, frontal pictures."""
-    figure, (axes,) = new_figure("Verification by voices that are short, noisy or coded (frontal pictures)", (7.5, 4.5))
+    figure, (axes,) = new_figure("Verification by spoiled voices, frontal pictures", (7.5, 4.5))
     places = np.arange(len(results))
     for shift, color, stratum in zip((-0.1, 0.1), PALETTE, ("any", "same gender"), strict=False):
         auc = np.array([result[f"frontal, {stratum}"][0] for result in results.values()])
@@ -153,7 +153,8 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
     axes.axhline(0.5, color=GRAY, linewidth=1)
     axes.set_xticks(places, list(results), rotation=35, ha="right")
     axes.set_ylabel("AUC, chance 0.5")
-    axes.legend(frameon=False, fontsize=9, loc="lower left")
+    axes.set_ylim(0.45, 0.95)
+    axes.legend(frameon=False, fontsize=9, loc="upper right", ncols=2)
     save_figure(figure, path)
 
 

@@ -32,15 +32,16 @@ def embeddings(num: int, dim: int, seed: int = 0) -> np.ndarray:
     return x
 
 
-def index_of(x: np.ndarray, seed: int = 0) -> tuple[Any, float]:
+def index_of(x: np.ndarray, most: int = 1 << 20, seed: int = 0) -> tuple[Any, float]:
     """An inverted file with a byte a dimension (faiss IVF-SQ8), and the seconds that it took.
 
-    Four times the root of the number in cells, as faiss advises, learnt from 40 vectors each; 32 are looked through.
+    Four times the root of the number in cells, as faiss advises, but not more than `most`, learnt from 40 vectors
+    each; 32 are looked through.
     """
     import faiss
 
     start, dim = time.process_time(), x.shape[1]
-    cells = 1 << max(4, round(np.log2(4 * len(x) ** 0.5)))
+    cells = min(most, 1 << max(4, round(np.log2(4 * len(x) ** 0.5))))
     kind = faiss.ScalarQuantizer.QT_8bit
     index = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatIP(dim), dim, cells, kind, faiss.METRIC_INNER_PRODUCT)
     index.train(x[np.random.default_rng(seed).choice(len(x), min(len(x), 40 * cells), replace=False)])
