@@ -34,7 +34,7 @@ from voicestyle.nn.mapper import Mapper
 from voicestyle.nn.stylegan2 import Generator
 from voicestyle.prototypes import PrototypeBank, is_fingerprint
 from voicestyle.schema import Source, read, to_dict
-from voicestyle.weights import fingerprint, restored, stored
+from voicestyle.weights import fingerprint, is_finite, restored, stored
 
 Part = TypeVar("Part")
 
@@ -332,7 +332,7 @@ def _is_there(path: Path) -> bool:
 def _check_weights(path: Path, module: nn.Module, expected: Any) -> None:
     """Raise ``ValueError`` for weights that are not finite, or other than those that were written."""
     for name, value in module.state_dict().items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if value.is_floating_point() and not is_finite(value):
             raise ValueError(f"{path}: {name} holds NaN or infinite values; train or convert the model again")
     if (got := fingerprint(module)) != expected:
         raise ValueError(
