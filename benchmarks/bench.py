@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from guided_step import relative
 from torch.utils.flop_counter import FlopCounterMode
 
+import voicestyle
 from voicestyle.audio import log_mel
 from voicestyle.cli.memory import keep_memory
 from voicestyle.config import LogMelConfig
@@ -117,20 +118,44 @@ def front_ends(long: bool) -> Iterator[Row]:
             yield Row(f"front end {config.front_end}, 6 s, {name}", ours, reference, None, f"{far:.0e}")
 
 
+def embedded(long: bool) -> Iterator[Row]:
+    """The embedded model's guided step, and its encoder, against the encoder of before: dlib's ResNet, two views."""
+    vs = voicestyle.load(device="cpu")
+    w, synthesis = vs.generator.w_avg[None], vs.generator.synthesis
+    image = synthesis(w).detach()
+
+    def before(x: torch.Tensor) -> torch.Tensor:
+        return vs.encoder.identity_features(torch.cat([x, x]))
+
+    def now(x: torch.Tensor) -> torch.Tensor:
+        return vs.encoder.encode_face(x)
+
+    calls = [pass_through(now, image), pass_through(before, image)]
+    yield Row("embedded encoder, one view; before: dlib's, two views", *alternate(calls, 9), gflop(calls[0]))
+    calls = [pass_through(lambda x, net=net: net(synthesis(x)), w) for net in (now, before)]
+    yield Row("guided step of the embedded model; with the encoder before", *alternate(calls, 9), gflop(calls[0]))
+    alone = pass_through(synthesis, w)
+    yield Row("its generator alone", *alternate([alone], 9), None, gflop(alone))
+
+
+def pass_through(network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """A call that goes forward and back, and returns the gradient of x."""
+
+    def call() -> torch.Tensor:
+        leaf = x.clone().requires_grad_(True)
+        network(leaf).sum().backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    return call
+
+
 def networks(long: bool) -> Iterator[Row]:
     """Towers and generator, forward and backward to their input."""
     rounds, batch = LONG if long else SHORT
     nets = guided_step.Networks(False, "cpu", torch.contiguous_format)
     voice = torch.randn(1, 1, nets.encoder.config.log_mel.n_mels, 800)
     face = torch.rand(1, 3, 256, 256) * 2 - 1
-
-    def pass_through(network: Callable, x: torch.Tensor) -> Callable[[], torch.Tensor]:
-        def call() -> torch.Tensor:
-            leaf = x.clone().requires_grad_(True)
-            (network(leaf)).sum().backward()
-            return leaf.grad
-
-        return call
 
     def pair(what: str, mine: Callable, plain: Callable, x: torch.Tensor) -> Row:
         calls = [pass_through(mine, x), pass_through(plain, x)]
@@ -250,8 +275,8 @@ def startup(long: bool) -> Iterator[Row]:
 
 
 SECTIONS = {
-    "startup": startup, "front_end": front_ends, "networks": networks, "steps": steps, "kmeans": clusters,
-    "retrieval": retrieval,
+    "startup": startup, "front_end": front_ends, "embedded": embedded, "networks": networks, "steps": steps,
+    "kmeans": clusters, "retrieval": retrieval,
 }  # fmt: skip
 
 
