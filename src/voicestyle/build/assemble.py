@@ -24,7 +24,7 @@ class ModelRecipe:
     license: str
     encoder: str  # model folder
     generator: str  # run folder
-    card: str  # Markdown file
+    card: str = ""  # Markdown file; empty: a card that says what is known of any model
     guidance: GuidanceConfig = GuidanceConfig()
     files: tuple[str, ...] = ()  # that the parts were made of: recorded by name and sha256
     sources: dict[str, Any] = field(default_factory=dict)  # where the parts come from, in words, by names of one's own
@@ -41,10 +41,10 @@ def assemble_model(recipe: Mapping[str, Any], out: str | Path) -> Path:
         FileNotFoundError, ValueError: a part is missing or does not fit
     """
     settings = settings_of(recipe, ModelRecipe)
-    out, run, card = Path(out), Path(settings.generator), Path(settings.card)
+    out, run, card = Path(out), Path(settings.generator), Path(settings.card) if settings.card else None
     check_replaceable(out)
     for path, what in ((run / "generator.pt", "finished generator run"), (card, "model card")):
-        if not path.is_file():
+        if path is not None and not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; expected it of a {what}")
     encoder = load_model(settings.encoder)
     generator = Generator(_generator_config(run))
@@ -59,7 +59,7 @@ def assemble_model(recipe: Mapping[str, Any], out: str | Path) -> Path:
         encoder.encoder,
         generator,
         metadata={"sources": {**settings.sources, "sha256": hashes}},
-        card=card.read_text(encoding="utf-8"),
+        card=card.read_text(encoding="utf-8") if card else None,
     )
 
 
