@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import inspect
 import json
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 import soundfile
 import torch
 import torch.nn.functional as F
+import webrtcvad
 from PIL import Image
 
 from fill import SEED, fill, inp
@@ -20,6 +24,8 @@ from parity import EXACT, difference
 from test_audio import CLIPS
 from tiny import VOICE
 from voicestyle import cmpc2
+from voicestyle.audio import log_mel
+from voicestyle.config import LogMelConfig
 
 COLUMNS = ["VGGFace1 ID", "split", "VoxCeleb1 ID", "Gender", "Nationality", "Set", "video_id"]
 KS = (500, 1000, 1500)
@@ -125,7 +131,64 @@ def test_the_lines_of_their_readme(checkpoint: Path, memory: tuple[Path, Path], 
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["mine.txt", "tmp", "xx.png"]  # theirs deletes ./tmp
 
 
+def test_import_cmpc2_itself(monkeypatch) -> None:
+    names = ["cmpc2", "cmpc2.memory", "cmpc2.mfcc", "cmpc2.model", "cmpc2.fv_wrapper"]
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed; what was there comes back
+    with pytest.raises(ImportError):
+        importlib.import_module("cmpc2")
+    cmpc2.install()
+    found = {}
+    exec(
+        "import cmpc2, cmpc2.memory\nfrom cmpc2.memory import getKNearestSamples\n"
+        "from cmpc2.mfcc import MFCC, get_fbank\nfrom cmpc2.fv_wrapper import FV_Wrapper, load_model\nfrom cmpc2 import load, load_voice",
+        found,
+    )
+    assert found["cmpc2"].memory.getKNearestSamples is found["getKNearestSamples"] is cmpc2.getKNearestSamples
+    assert found["MFCC"] is cmpc2.MFCC and found["load_model"] is cmpc2.load_model
+
+
+def test_a_model_is_made_first_and_filled_then(checkpoint: Path, state: dict[str, torch.Tensor]) -> None:
+    made = cmpc2.FV_Wrapper(pretrain=False, last_dim=512, proj_dim=512, proj=False, test_only=False)
+    assert made.state_dict().keys() == state.keys()
+    assert cmpc2.load_model(made, checkpoint) is made
+    assert all(torch.equal(made.state_dict()[key], state[key]) for key in state)
+    with pytest.raises(ValueError, match="pretrain True, last_dim 512: expected False and 512"):
+        cmpc2.FV_Wrapper(True, 512, 512, False)
+
+
 # ----------------------------------------------------------------------------------------------------------- front ends
+
+
+def test_their_parts_of_the_front_end_make_the_whole() -> None:
+    whole = cmpc2.audio_preprocess()(VOICE)
+    spectra = cmpc2.MFCC(nfilt=64, lowerf=20.0, upperf=7200.0, samprate=16000, nfft=1024, wlen=0.025)
+    made = cmpc2.get_fbank(str(VOICE), webrtcvad.Vad(2), spectra, 800)
+    assert made.dtype == np.float32 and np.array_equal(made, whole.numpy())
+    speech, _ = soundfile.read(VOICE, dtype="int16")
+    samples = speech[:24000]
+    log = spectra.sig2logspec(samples)
+    assert log.shape == (24000 // 160 + 1, 64) and log.dtype == np.float64
+    normal = (log - log.mean(0)) / (log.std(0) + np.finfo(np.float32).eps)
+    expected = log_mel(torch.from_numpy(samples / 32768), replace(LogMelConfig.cmpc2(), num_frames=1), torch.float64)
+    assert difference(torch.from_numpy(normal.T[None]), expected.numpy()) < 1e-6
+    assert np.array_equal(spectra.sig2logspec(samples), log)  # there it depends on the clip before
+    for wrong in ({"alpha": 0.9}, {"frate": 99}):
+        with pytest.raises(ValueError, match="expected 0.97, and whole samples a frame"):
+            cmpc2.MFCC(**wrong)
+
+
+def test_windows_of_log_mels_that_lie_on_disk(tmp_path: Path) -> None:
+    frames = np.arange(1000 * 64, dtype=np.float64).reshape(1000, 64)
+    np.save(tmp_path / "a.npy", frames)
+    np.random.seed(5)
+    window = cmpc2.load_voice(min_time=800)(tmp_path / "a.npy")
+    np.random.seed(5)
+    start = np.random.randint(201)
+    assert window.dtype == torch.float32 and window.shape == (1, 64, 800)
+    assert np.array_equal(window[0].numpy(), frames[start : start + 800].T.astype(np.float32))
+    with pytest.raises(ValueError, match=r"a\.npy: got \(1000, 64\), expected \(num_frames, 64\) of at least 1001"):
+        cmpc2.load_voice(1001)(tmp_path / "a.npy")
 
 
 @pytest.mark.parametrize("clip", CLIPS)

@@ -62,18 +62,18 @@ def normalize_volume(waveform: Tensor, target_dbfs: float = TARGET_DBFS) -> Tens
     return waveform * gain if gain > 1 else waveform
 
 
-def remove_silence(waveform: Tensor, config: LogMelConfig, mode: int = 2) -> Tensor:
+def remove_silence(waveform: Tensor, config: LogMelConfig, mode: int | webrtcvad.Vad = 2) -> Tensor:
     """The speech of a waveform (n,), found by WebRTC's detector and cut out as the front end was trained with.
 
     ``ge2e`` and ``ge2e+fbank`` shorten long silences only (resemblyzer); the others keep speech alone (cmpc2), which is
-    what passes the detector at aggressiveness `mode`, 0 to 3. Empty without speech.
+    what passes the detector at aggressiveness `mode`, 0 to 3, or the one given. Empty without speech.
     """
     keep, length = speech_frames(waveform, config, mode)
     frames = waveform[: len(keep) * length].reshape(-1, length)
     return frames[torch.from_numpy(keep)].reshape(-1)
 
 
-def speech_frames(waveform: Tensor, config: LogMelConfig, mode: int = 2) -> tuple[np.ndarray, int]:
+def speech_frames(waveform: Tensor, config: LogMelConfig, mode: int | webrtcvad.Vad = 2) -> tuple[np.ndarray, int]:
     """Which frames of a waveform (n,) `remove_silence` keeps (num_frames,) bool, and the samples in each of them."""
     if config.front_end.startswith("ge2e"):
         length = 30 * config.sample_rate // 1000
@@ -90,13 +90,13 @@ def _pcm_frames(waveform: Tensor, length: int, full_scale: int) -> list[bytes]:
     return [part[i : i + 2 * length] for part in pcm for i in range(0, len(part) - 2 * length + 1, 2 * length)]
 
 
-def _collect_speech(frames: list[bytes], sample_rate: int, mode: int) -> np.ndarray:
+def _collect_speech(frames: list[bytes], sample_rate: int, mode: int | webrtcvad.Vad) -> np.ndarray:
     """Whether cmpc2 keeps each frame: two frames of speech in a row open a segment, two without close it; all stay.
 
     The detector has a memory, and every frame in the ring is put to it anew with each frame that comes: so an answer
     depends on how often the frames before were asked about, and asking once each keeps other frames.
     """
-    detector = webrtcvad.Vad(mode)
+    detector = webrtcvad.Vad(mode) if isinstance(mode, int) else mode
     keep = np.zeros(len(frames), bool)
     ring: list[int] = []  # 50 ms of padding hold two frames of 20 ms, and above 90 % of two is both
     speaking = False
@@ -144,7 +144,15 @@ def _cmpc(waveform: Tensor, config: LogMelConfig) -> Tensor:
 
 
 def _cmpc2(waveform: Tensor, config: LogMelConfig) -> Tensor:
-    """CMU Sphinx' log spectrum on the int16 scale, as cmpc2's mfcc.py has it, normalized over time in each band."""
+    """CMU Sphinx' log spectrum, normalized over time in each band and repeated up to `config.num_frames`."""
+    log = sphinx_log_mel(waveform, config)
+    log -= log.mean(dim=0)
+    log /= log.square().mean(dim=0).sqrt() + torch.finfo(torch.float32).eps
+    return log.T.repeat(1, -(-config.num_frames // len(log)))[:, : max(len(log), config.num_frames)]
+
+
+def sphinx_log_mel(waveform: Tensor, config: LogMelConfig) -> Tensor:
+    """CMU Sphinx' log spectrum (num_frames, n_mels) of a waveform (n,) on the 16-bit scale, as cmpc2 has it."""
     samples = (waveform * 32768).round_()
     win, hop, num_samples = config.win_length, config.hop_length, len(samples)
     num_frames = num_samples // hop + 1
@@ -160,10 +168,7 @@ def _cmpc2(waveform: Tensor, config: LogMelConfig) -> Tensor:
     firsts = torch.cat([samples[: num_whole * hop : hop], last[:, 0]]) - PRE_EMPHASIS * priors
     last = F.pad(last[:, 1:] - PRE_EMPHASIS * last[:, :-1], (1, 0))
     power = [_mel_power(whole, config, firsts[:num_whole]), _mel_power(last, config, firsts[num_whole:])]
-    log = torch.cat(power).clamp_(min=1e-5).log_()
-    log -= log.mean(dim=0)
-    log /= log.square().mean(dim=0).sqrt() + torch.finfo(torch.float32).eps
-    return log.T.repeat(1, -(-config.num_frames // num_frames))[:, : max(num_frames, config.num_frames)]
+    return torch.cat(power).clamp_(min=1e-5).log_()
 
 
 def _ge2e(waveform: Tensor, config: LogMelConfig) -> Tensor:

@@ -45,8 +45,8 @@ def data() -> None:
 def prepare() -> None:
     """Example: voicestyle data prepare pairs PAIRS -o pairs.csv
 
-    Manifests of data in its own layout (voxceleb1, pairs, folders, table), and what training reads: face boxes (boxes),
-    cached log-mels (cache), aligned faces (faces).
+    Manifests of data in its own layout (voxceleb1, voxceleb2, pairs, folders, table), and what training reads: face
+    boxes (boxes), cached log-mels (cache), aligned faces (faces).
     """
 
 
@@ -69,6 +69,64 @@ def voxceleb1(out: Path, **options: Any) -> None:
 
     with results.left_out() as refuse:
         _write(import_voxceleb1(**options, refuse=refuse), out, [options["meta"], options["splits"]])
+
+
+@prepare.command(short_help="A manifest of VoxCeleb2.")
+@click.option(
+    "--aac",
+    "audio",
+    type=A_PATH,
+    multiple=True,
+    required=True,
+    help="Folder of id00012/VIDEO/00001.m4a, or of dev/aac and test/aac; repeatable.",
+)
+@click.option("--meta", type=A_PATH, required=True, help="vox2_meta.csv")
+@click.option(
+    "--faces",
+    type=A_PATH,
+    multiple=True,
+    help="Folder of id00012/VIDEO/*.jpg (`frames` makes one) or n000012/*.jpg (VGGFace2); repeatable.",
+)
+@click.option(
+    "--splits", type=A_PATH, help="Lines of an ID and train, val or test.  [default: the column Set of the metadata]"
+)
+@click.option("--clips", "num_clips", type=click.IntRange(min=1), help="Of each video.  [default: all]")
+@option_manifest_out
+def voxceleb2(out: Path, **options: Any) -> None:
+    """Example: voicestyle data prepare voxceleb2 --aac vox2 --faces vox2-frames --meta vox2_meta.csv -o vox2.csv
+
+    A manifest of VoxCeleb2, an item for each clip; without --faces, of voices alone. What is incomplete is left out and
+    told of.
+    """
+    from voicestyle.data.voxceleb2 import import_voxceleb2
+
+    with results.left_out() as refuse:
+        _write(import_voxceleb2(**options, refuse=refuse), out, [options["meta"], options["splits"]])
+
+
+@prepare.command(short_help="A picture of each film of VoxCeleb2.")
+@click.option(
+    "--mp4",
+    "films",
+    type=A_PATH,
+    multiple=True,
+    required=True,
+    help="Folder of id00012/VIDEO/00001.mp4, or of dev/mp4 and test/mp4; repeatable.",
+)
+@option_out("The folder of the pictures.")
+def frames(films: tuple[Path, ...], out: Path) -> None:
+    """Example: voicestyle data prepare frames --mp4 vox2 -o vox2-frames
+
+    The middle frame of each film, as id00012/VIDEO/00001.png. A call that was stopped goes on where it was. Films that
+    cannot be read are told of, and the status is 1.
+    """
+    from voicestyle.data.voxceleb2 import write_frames
+
+    results.check_writable(out)
+    with _counted("frames") as bar, results.left_out() as refuse:
+        num_there = write_frames(films, out, refuse=refuse, **bar)
+    click.echo(f"{out}\t{num_there} frames")
+    sys.exit(1 if refuse.reasons else 0)
 
 
 @prepare.command("training-list", short_help="A manifest of cmpc2's training.csv.")

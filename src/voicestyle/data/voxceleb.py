@@ -72,7 +72,7 @@ def import_voxceleb1(
         if not Path(path).is_dir():
             raise FileNotFoundError(f"{path}: no such folder")
     people = read_meta(meta)
-    split_of = read_splits(splits, people) if splits else _sets_of(people, meta)
+    split_of = read_splits(splits, people) if splits else sets_of(people, meta)
     items: list[Item] = []
     for person in sorted(people.values(), key=lambda person: person.voxceleb_id):
         if person.voxceleb_id not in split_of:
@@ -103,14 +103,14 @@ def _items(
             video,
             voice,
             face,
-            _whole_frame(face),
+            whole_frame(face),
             picture,
             gender=person.gender,
             nationality=person.nationality,
         )
 
 
-def _whole_frame(path: Path) -> tuple[float, ...]:
+def whole_frame(path: Path) -> tuple[float, ...]:
     """The box of a picture that is taken as it is; () for a file that is no picture."""
     try:
         return whole_frame_box(picture_size(path))
@@ -118,7 +118,7 @@ def _whole_frame(path: Path) -> tuple[float, ...]:
         return ()
 
 
-def _sets_of(people: Mapping[str, Person], meta: str | Path) -> dict[str, str]:
+def sets_of(people: Mapping[str, Person], meta: str | Path) -> dict[str, str]:
     """The split of each person by the column ``Set`` of the metadata."""
     for person in people.values():
         if person.set not in ("dev", "test"):
