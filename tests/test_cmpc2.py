@@ -139,11 +139,14 @@ def test_import_cmpc2_itself(monkeypatch) -> None:
         importlib.import_module("cmpc2")
     cmpc2.install()
     found = {}
-    exec(
-        "import cmpc2, cmpc2.memory\nfrom cmpc2.memory import getKNearestSamples\n"
-        "from cmpc2.mfcc import MFCC, get_fbank\nfrom cmpc2.fv_wrapper import FV_Wrapper, load_model\nfrom cmpc2 import load, load_voice",
-        found,
+    lines = (
+        "import cmpc2, cmpc2.memory",
+        "from cmpc2 import load, load_voice",
+        "from cmpc2.memory import getKNearestSamples",
+        "from cmpc2.mfcc import MFCC, get_fbank",
+        "from cmpc2.fv_wrapper import FV_Wrapper, load_model",
     )
+    exec("\n".join(lines), found)
     assert found["cmpc2"].memory.getKNearestSamples is found["getKNearestSamples"] is cmpc2.getKNearestSamples
     assert found["MFCC"] is cmpc2.MFCC and found["load_model"] is cmpc2.load_model
 
