@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from array import array
 
 import av
 import numpy as np
@@ -14,6 +15,7 @@ import voicestyle.audio
 import voicestyle.decoding
 from test_audio import CONFIGS, VOICE, write, write_ffmpeg
 from voicestyle.audio import load_audio, voice_input
+from voicestyle.riff import Part
 
 SECONDS = len(VOICE) / 16000
 
@@ -189,3 +191,8 @@ def test_long_speech_is_cut_and_it_is_said():
     with pytest.warns(UserWarning, match=r"waveform: more than 0.05 min of speech; the first 0.05 are taken"):
         part = voice_input(VOICE, ge2e, 16000, vad=False, max_speech_s=3)
     assert part.shape[-1] < whole.shape[-1]
+
+
+def test_a_part_fills_buffers_of_any_kind() -> None:
+    words = array("h", [0, 0, 0])
+    assert Part(b"__RIFF1234", 2, 10, "x").readinto(words) == 6 and words.tobytes() == b"RIFF12"

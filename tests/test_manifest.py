@@ -183,3 +183,10 @@ def test_pairs_are_imported(shared_dir):
     assert (len(manifest.split("train")), len(manifest.split("val"))) == (968, 159)
     assert sum(bool(item.face_box) for item in manifest) == 1033
     assert {item.gender for item in manifest.split("val")} == {"f", "m"}
+
+
+def test_an_item_says_which_file_it_lacks() -> None:
+    item = Item("a", "train", "p", voice=Path("a.wav"))
+    assert item.file("voice") == Path("a.wav")
+    with pytest.raises(ValueError, match="item 'a': no frontal, expected a file"):
+        item.file("frontal")

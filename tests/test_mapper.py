@@ -13,6 +13,8 @@ import voicestyle
 from tiny import VOICE, save_tiny
 from voicestyle import cli
 from voicestyle.build.mapper import distill, starts
+from voicestyle.build.prototypes import write_bank
+from voicestyle.checkpoint import load_model
 from voicestyle.config import MapperConfig
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.nn.mapper import Mapper
@@ -104,3 +106,12 @@ def test_too_few_voices_are_told(tmp_path: Path) -> None:
     vs = voicestyle.load(save_tiny(tmp_path / "m"), device="cpu")
     with pytest.raises(ValueError, match="one.csv: 1 usable voices"):
         distill(vs, [tmp_path / "one.csv"], tmp_path / "out", steps=1)
+
+
+def test_a_new_bank_leaves_the_mapper_where_it_is(taught: tuple[VoiceStyle, dict], tmp_path: Path) -> None:
+    vs, _ = taught
+    (tmp_path / "new.part").mkdir()
+    write_bank(tmp_path / "new", vs.model, vs.bank, {"about": "again"})
+    made = load_model(tmp_path / "new")
+    assert made.mapper is not None and made.metadata["about"] == "again"
+    assert all(map(torch.equal, made.mapper.state_dict().values(), vs.model.mapper.state_dict().values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def build_bank(
 ) -> PrototypeBank:
     """A bank of k prototypes of these faces, with a latent for each; see `build_prototypes` for those left out."""
     project = Projector(model, seed=seed, **projection)
-    kept: list[str] = []
+    members: list[str] = []  # who is left
 
     def read(some: Sequence[tuple[Path | Tensor, str]]) -> Iterator[tuple[Tensor, Tensor]]:
         for picture, identity in some:
@@ -78,26 +78,30 @@ def build_bank(
             except (ValueError, OSError) as error:
                 refuse(str(picture), str(error))
             else:
-                kept.append(identity)
+                members.append(identity)
                 yield native, small
 
     def batches() -> Iterator[tuple[bytes, Callable[[], Pictures]]]:
         for some in chunks(list(zip(pictures, identities, strict=True)), project.batch):
             if held := list(read(some)):
-                loaded: Pictures = [each[0] for each in held], torch.cat([each[1] for each in held])
-                yield loaded[1].numpy().tobytes(), partial(lambda pictures: pictures, loaded)
+                yield _loaded(([native for native, _ in held], torch.cat([small for _, small in held])))
 
     found = project(batches())
     return PrototypeBank.build(
         found["emb"],
         found["w"],
-        kept,
+        members,
         k,
         seed,
         psnr=found["psnr"],
         encoder_fingerprint=model.encoder_fingerprint,
         generator_fingerprint=project.generator_fingerprint,
     )
+
+
+def _loaded(pictures: Pictures) -> tuple[bytes, Callable[[], Pictures]]:
+    """A batch of pictures that are there: their content is its name."""
+    return pictures[1].numpy().tobytes(), lambda: pictures
 
 
 class Projector:
