@@ -35,15 +35,17 @@ apidoc_modules = [
         "module_first": True,
     }
 ]
-autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": False}
+autodoc_default_options = {
+    "members": True,
+    "member-order": "bysource",
+    "show-inheritance": False,
+    "ignore-module-all": True,  # a name is documented where it is defined, and nowhere else
+}
 autodoc_typehints = "signature"
 autodoc_mock_imports = ["dask_jobqueue", "distributed", "gdown", "open_clip", "torch_fidelity"]  # large extras
 napoleon_numpy_docstring = False
 
-# The guides link to files of the repository beside them, which are no pages.
 myst_heading_anchors = 3
-# and the public names of the package are documented where they are defined, too
-suppress_warnings = ["myst.xref_missing", "myst.header", "ref.python"]
 
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from tiny import VOICE, save_tiny
 from voicestyle import cli
 from voicestyle.bulk import results as results_module
-from voicestyle.bulk.items import Item, count, is_many, items
+from voicestyle.bulk.items import Input, count, is_many, items
 from voicestyle.bulk.results import Results
 from voicestyle.bulk.run import run
 from voicestyle.bulk.work import Job, Row
@@ -177,7 +177,7 @@ def test_an_error_of_the_program_is_no_result(model: Path, clips: Path, tmp_path
 
 
 def test_a_file_that_is_gone_fails_alone(model: Path, clips: Path, tmp_path: Path) -> None:
-    some = [Item("gone", tmp_path / "gone.wav"), Item("here", clips / "1.wav")]
+    some = [Input("gone", tmp_path / "gone.wav"), Input("here", clips / "1.wav")]
     summary = run(iter(some), embedding(model), tmp_path / "out", processes(1), {})
     assert summary.num_done == 1 and list(summary.failed) == ["gone"]
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from voicestyle.build.assemble import ModelRecipe
 from voicestyle.cli import main
 from voicestyle.config import EncoderConfig, GuidanceConfig, VoiceStyleConfig
-from voicestyle.schema import Source, hint_of, read, to_dict
+from voicestyle.schema import SettingsFile, hint_of, read, to_dict
 from voicestyle.train.encoder.settings import EncoderRecipe
 from voicestyle.train.generator.ada import COLORS, WARPS
 from voicestyle.train.generator.settings import Change, GeneratorRecipe
@@ -272,7 +272,7 @@ ANYTHING = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.te
 @given(st.dictionaries(st.sampled_from(["k", "steps", "lr", "keep", "clamp"]), ANYTHING))
 def test_whatever_is_given_is_taken_as_its_type_or_refused_by_name(values: dict[str, Any]) -> None:
     try:
-        made = read(GuidanceConfig, values, Source("x.toml"))
+        made = read(GuidanceConfig, values, SettingsFile("x.toml"))
     except ValueError as error:
         assert any(str(error).startswith(f"x.toml: {name}: got ") for name in values), error
         return
@@ -288,7 +288,7 @@ def test_a_config_survives_json() -> None:
 
 def test_lines_are_found_in_all_ways_of_writing() -> None:
     text = 'a = 1\n[ b . c ]  # d\n"e" = 2\n\n[[f]]\ng.h = 3\n'
-    lines = {key: Source("", text).line_of(key) for key in ("a", "b.c.e", "f", "f.g.h", "f.z", "zz")}
+    lines = {key: SettingsFile("", text).line_of(key) for key in ("a", "b.c.e", "f", "f.g.h", "f.z", "zz")}
     assert lines == {"a": 1, "b.c.e": 3, "f": 5, "f.g.h": 6, "f.z": 5, "zz": None}
 
 

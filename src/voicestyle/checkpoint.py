@@ -33,7 +33,7 @@ from voicestyle.nn.inverter import Inverter
 from voicestyle.nn.mapper import Mapper
 from voicestyle.nn.stylegan2 import Generator
 from voicestyle.prototypes import PrototypeBank, is_fingerprint
-from voicestyle.schema import Source, read, to_dict
+from voicestyle.schema import SettingsFile, read, to_dict
 from voicestyle.weights import fingerprint, is_finite, restored, stored
 
 Part = TypeVar("Part")
@@ -301,7 +301,7 @@ def _read_config(folder: Path) -> VoiceStyleConfig:
     version = values.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise ValueError(f"{path}: format version {version}, expected {FORMAT_VERSION}; update voicestyle or the model")
-    return read(VoiceStyleConfig, values, Source(str(path)))
+    return read(VoiceStyleConfig, values, SettingsFile(str(path)))
 
 
 def _load_part(

@@ -10,7 +10,7 @@ import torch
 
 from voicestyle import __version__
 from voicestyle.config import GuidanceConfig
-from voicestyle.schema import Source, read, to_dict
+from voicestyle.schema import SettingsFile, read, to_dict
 
 if TYPE_CHECKING:
     from voicestyle.generation import Generation
@@ -74,7 +74,7 @@ def _checked(told: dict[str, Any], dim: int, path: Path) -> tuple[torch.Tensor, 
     """What `generate_from` takes."""
     try:
         voice_emb = torch.tensor([told["voice_emb"]], dtype=torch.float32)
-        settings = read(GuidanceConfig, told["settings"], Source(f"{path}: settings"))
+        settings = read(GuidanceConfig, told["settings"], SettingsFile(f"{path}: settings"))
         seed, num_faces = int(told["seed"]), int(told["num_faces"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: damaged ({error}); download it again") from None

@@ -57,7 +57,7 @@ class SettingError(ValueError):
 
 
 @dataclass(frozen=True)
-class Source:
+class SettingsFile:
     """A file of settings: what it is called, and where in it each of them stands."""
 
     name: str
@@ -89,7 +89,7 @@ def _lines_of(text: str) -> dict[str, int]:
     return found
 
 
-def read(cls: type[T], values: Mapping[str, Any], source: Source | None = None) -> T:
+def read(cls: type[T], values: Mapping[str, Any], source: SettingsFile | None = None) -> T:
     """The dataclass `cls` of plain values, nested as it is.
 
     Raises:

@@ -20,7 +20,7 @@ TABLES = (".csv", ".parquet")
 
 
 @dataclass(frozen=True)
-class Item:
+class Input:
     """One input: its name, and where it lies or what it is."""
 
     name: str
@@ -40,7 +40,7 @@ class Item:
         return Path(self.name).suffix.lower()
 
 
-def items(sources: Iterable[str | Path], kind: Side) -> Iterator[Item]:
+def items(sources: Iterable[str | Path], kind: Side) -> Iterator[Input]:
     """The inputs of all sources, lazily, in the order of their names within a folder.
 
     A source is a file; a folder (all files of the kind in it and below); a ``.csv`` or ``.parquet`` with a column
@@ -61,7 +61,7 @@ def items(sources: Iterable[str | Path], kind: Side) -> Iterator[Item]:
         elif source.suffix.lower() == ".tar":
             yield from _tar(source, kind)
         else:
-            yield Item(str(source), source)
+            yield Input(str(source), source)
 
 
 def count(sources: Iterable[str | Path], kind: Side) -> int:
@@ -85,32 +85,32 @@ def is_many(sources: Sequence[str | Path]) -> bool:
     return any(Path(s).is_dir() or Path(s).suffix.lower() in (*TABLES, ".tar") for s in sources)
 
 
-def _folder(folder: Path, kind: Side) -> Iterator[Item]:
+def _folder(folder: Path, kind: Side) -> Iterator[Input]:
     held = files_in(folder, ("",), recursive=True)
     found = [path for path in held if path.name.lower().endswith(SUFFIXES[kind])]
     if not found:
         raise ValueError(f"{folder}: holds no {kind}s, expected files that end in {', '.join(SUFFIXES[kind])}")
     if others := told_by_suffix(set(held) - set(found)):
         warnings.warn(f"{folder}: left out, no {kind}s by their names: {others}", stacklevel=2)
-    yield from (Item(str(path), path) for path in found)
+    yield from (Input(str(path), path) for path in found)
 
 
-def _table(path: Path, kind: Side) -> Iterator[Item]:
+def _table(path: Path, kind: Side) -> Iterator[Input]:
     columns, rows = read_table(path)
     column = next((name for name in COLUMNS[kind] if name in columns), None)
     if column is None:
         raise ValueError(f"{path}: columns {columns}, expected one of {COLUMNS[kind]}")
     for _, cells in rows:
         if cells[column]:
-            yield Item(cells[column], path.parent / cells[column])
+            yield Input(cells[column], path.parent / cells[column])
 
 
-def _tar(path: Path, kind: Side) -> Iterator[Item]:
+def _tar(path: Path, kind: Side) -> Iterator[Input]:
     try:
         with tarfile.open(path) as tar:
             for member in tar:
                 if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES[kind]:
                     file = tar.extractfile(member) or io.BytesIO()
-                    yield Item(f"{path}/{member.name}", file.read())
+                    yield Input(f"{path}/{member.name}", file.read())
     except tarfile.TarError as error:
         raise ValueError(f"{path}: damaged or no tar file ({error}); get it again") from None

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from voicestyle.bulk.items import Item
+from voicestyle.bulk.items import Input
 from voicestyle.bulk.results import Results
 from voicestyle.bulk.work import Job, Keyed, Row
 from voicestyle.bulk.workers import Workers, is_lost
@@ -31,14 +31,14 @@ class Summary:
     seconds_of: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
-def content_key(item: Item, job: Job, fingerprints: dict[str, Any]) -> str:
+def content_key(item: Input, job: Job, fingerprints: dict[str, Any]) -> str:
     """What a result is known by (32 hex digits): the content of the item, the job, and the networks."""
     told = repr((item.digest(), job.what, job.kind, sorted(job.options.items()), sorted(fingerprints.items())))
     return sha256_of(told.encode())[:32]
 
 
 def run(
-    items: Iterable[Item],
+    items: Iterable[Input],
     job: Job,
     out: str | Path,
     workers: Workers,
@@ -152,7 +152,7 @@ def _keep(row: Row, results: Results, summary: Summary, progress: Callable[[int]
 
 
 def _keyed(
-    items: Iterable[Item],
+    items: Iterable[Input],
     job: Job,
     fingerprints: dict[str, Any],
     results: Results,

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from voicestyle.bulk.items import Item
+from voicestyle.bulk.items import Input
 from voicestyle.config import Side
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle
 
 What = Literal["generate", "embed", "invert"]
-Keyed = tuple[str, Item]  # content key, item
+Keyed = tuple[str, Input]  # content key, item
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _model(name: str, device: str | None, dtype: str) -> VoiceStyle:
 
 
 @contextlib.contextmanager
-def _file(item: Item) -> Iterator[Path]:
+def _file(item: Input) -> Iterator[Path]:
     """The item as a file, for as long as the block lasts."""
     if isinstance(item.content, Path):
         yield item.content

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from voicestyle.schema import SettingError, Source, convert, hint_of, read
+from voicestyle.schema import SettingError, SettingsFile, convert, hint_of, read
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,7 +22,7 @@ T = TypeVar("T")
 class Recipe(dict[str, Any]):
     """The settings of a recipe as plain nested values, and the file that they are from."""
 
-    def __init__(self, values: Mapping[str, Any], source: Source) -> None:
+    def __init__(self, values: Mapping[str, Any], source: SettingsFile) -> None:
         super().__init__(values)
         self.source = source
 
@@ -39,7 +39,7 @@ def read_recipe(path: str | Path) -> Recipe:
         raise FileNotFoundError(f"{path}: no such recipe")
     try:
         text = path.read_text(encoding="utf-8")
-        return Recipe(tomllib.loads(text), Source(str(path), text))
+        return Recipe(tomllib.loads(text), SettingsFile(str(path), text))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a TOML file: {error}") from None
 
@@ -87,8 +87,8 @@ def named(recipe: Mapping[str, Any]) -> Iterator[None]:
         raise _source(recipe).error(error) from None
 
 
-def _source(recipe: Mapping[str, Any]) -> Source:
-    return recipe.source if isinstance(recipe, Recipe) else Source("recipe")
+def _source(recipe: Mapping[str, Any]) -> SettingsFile:
+    return recipe.source if isinstance(recipe, Recipe) else SettingsFile("recipe")
 
 
 def _override(recipe: dict[str, Any], override: str, settings: type) -> None:
