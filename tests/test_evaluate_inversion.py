@@ -262,6 +262,8 @@ def test_the_models_own_inverter_is_a_method(model: Path, base: Targets, latents
 class Look:
     """Stands for LPIPS: the mean difference of small pictures."""
 
+    name = "LPIPS"
+
     def features(self, image: Tensor) -> list[Tensor]:
         return [F.adaptive_avg_pool2d(image, 4)]
 
@@ -272,12 +274,14 @@ class Look:
 def test_with_lpips_it_is_an_objective_and_a_score(vs: VoiceStyle, base: Targets) -> None:
     conditions = study_conditions(vs, base, {}, SETTINGS, Look(), vary=["objective"])
     assert [c.objective for c in conditions] == [
-        ("LPIPS", "identity"), ("LPIPS", "identity"), ("LPIPS",), ("pixel", "identity"), ("pixel",), ("identity",),
+        ("perceptual", "identity"), ("perceptual", "identity"), ("perceptual",), ("perceptual", "pixel", "identity"),
+        ("pixel", "identity"), ("pixel",), ("identity",),
     ]  # fmt: skip
-    study = study_inversion(vs, [conditions[i] for i in (0, 1, 2, 5)], SETTINGS, Look())
+    study = study_inversion(vs, [conditions[i] for i in (0, 1, 2, 6)], SETTINGS, Look())
     first, chance, look, identity = (np.mean(row.scores["LPIPS"]) for row in study.rows)
     assert look < chance and look < identity
-    assert "face-embedding distance" not in study.rows[0].scores and "LPIPS" not in study.left_out
+    assert "face-embedding distance" not in study.rows[0].scores and "perceptual distance" not in study.left_out
+    assert conditions[3].name == "LPIPS + pixel + identity"
 
 
 def test_the_table_tells_what_the_record_holds(vs: VoiceStyle, base: Targets) -> None:
@@ -295,7 +299,7 @@ def test_the_table_tells_what_the_record_holds(vs: VoiceStyle, base: Targets) ->
     assert f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" in lines[3]
     assert f"{np.mean(row['scores']['identity']):.3f} ± {np.std(row['scores']['identity']):.3f}" in lines[3]
     assert record["rows"][0]["identity_difference"] is None is record["rows"][-1]["identity_difference"]  # others
-    assert record["rows"][0]["cost"] == 1 and set(record["left_out"]) == {"LPIPS", "the model's inverter"}
+    assert record["rows"][0]["cost"] == 1 and set(record["left_out"]) == {"perceptual distance", "the model's inverter"}
     sheets = [dataclasses.replace(study, rows=study.rows[:num]).sheet() for num in (1, 2, 3)]
     heights = np.diff([sheet.height for sheet in sheets])
     assert heights[1] == 2 * heights[0]  # other pictures: a row of what was given before the row of inversions

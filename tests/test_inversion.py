@@ -64,6 +64,8 @@ def test_weights_add_the_terms(images: Tensor) -> None:
 class Look(torch.nn.Module):
     """Stands for LPIPS: differences of the picture's edges. It counts what it looks at."""
 
+    name = "LPIPS"
+
     def __init__(self) -> None:
         super().__init__()
         self.sizes: list[tuple[int, ...]] = []

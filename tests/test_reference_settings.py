@@ -239,6 +239,8 @@ def test_settings_that_are_none_are_errors(change, message: str) -> None:
 class Look(nn.Module):
     """Stands for LPIPS: squared differences of a random convolution's outputs."""
 
+    name = "LPIPS"
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("kernel", rand(4, 3, 3, 3, seed=3) / 5)

