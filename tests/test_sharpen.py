@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,19 @@ from test_efficientnet import upstream_state
 from tiny import tiny_encoder, tiny_generator
 from voicestyle.checkpoint import load_model, save_model
 from voicestyle.config import GeneratorConfig, InverterConfig, VoiceStyleConfig
+from voicestyle.convert.efficientnet import read_efficientnet
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.nn.inverter import Inverter
 from voicestyle.nn.stylegan2 import Generator
 from voicestyle.train.generator.gaussian import with_gaussian
 from voicestyle.train.generator.grow import widen
+from voicestyle.train.sharpen.detail import MOST
 from voicestyle.train.sharpen.fakes import Codes, Gallery
 from voicestyle.train.sharpen.job import train_sharpen
 from voicestyle.train.sharpen.judge import Views
+from voicestyle.train.sharpen.part import is_new
 from voicestyle.train.sharpen.settings import DataConfig, read_settings
+from voicestyle.train.sharpen.trainer import SharpenTrainer
 
 
 def test_a_wider_generator_draws_the_same() -> None:
@@ -98,14 +103,14 @@ def test_a_source_without_a_weight_is_named(data: DataConfig) -> None:
 def test_codes_follow_their_gradient_and_are_measured(data: DataConfig) -> None:
     gallery = Gallery(data, 32, seed=0)
     inverter = Inverter(InverterConfig(w_dim=16, size=32, linear_size=8, depth=10, width=4)).eval()
-    codes = Codes(gallery, inverter, 16, rate=0.1)
+    codes = Codes(gallery, inverter, rate=0.1)
     share = torch.from_numpy(np.tile(gallery.share, 2)) / 2
     torch.testing.assert_close(codes.mean, (share @ codes.known[:12].double()).float())
-    before = codes.own.clone()
+    before = codes.known.clone()
     codes.follow(np.array([3]), torch.ones(1, 16))
-    moved = (before - codes.own)[3]
+    moved = (before - codes.known)[3]
     torch.testing.assert_close(moved, torch.full((16,), 0.1 * codes.spread / 4), rtol=1e-3, atol=1e-6)
-    assert torch.equal(codes.own[:3], before[:3])
+    assert torch.equal(codes.known[:3], before[:3])
     assert codes.unpaired(4, turn=0).shape == (4, 16)
 
 
@@ -118,10 +123,10 @@ def recipe(data: DataConfig, tmp_path: Path) -> dict[str, Any]:
     save_model(tmp_path / "soft", config, encoder, generator, inverter=Inverter(inverter_config).eval())
     torch.save({name: value.float() for name, value in upstream_state().items()}, tmp_path / "lite1.pth")
     return {
-        "seed": 0, "model": str(tmp_path / "soft"), "features": str(tmp_path / "lite1.pth"), "steps": 2,
-        "log_every": 1, "save_every": 1, "adversarial_after": 1,
+        "seed": 0, "model": str(tmp_path / "soft"), "features": str(tmp_path / "lite1.pth"),
+        "steps": {"faces": 2, "detail": 2, "alone": 1}, "log_every": 1, "save_every": 1,
         "channel_multiplier": generator.config.channel_multiplier, "data": dataclasses.asdict(data),
-        "batch": {"portraits": 2, "members": 1, "unpaired": 2, "crops": 2},
+        "batch": {"portraits": 2, "members": 1, "unpaired": 2},
     }  # fmt: skip
 
 
@@ -133,18 +138,78 @@ def test_a_run_ends_in_a_model_of_twice_the_size(recipe: dict[str, Any], tmp_pat
     assert model.config.guidance.size == 64
     assert model.generator.synthesis(model.inverter(torch.zeros(1, 3, 128, 128))).shape == (1, 3, 128, 128)
     log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
-    assert "discriminator" not in log[0] and "crop_discriminator" in log[1]
-    assert (tmp_path / "run" / "faces_000002.png").is_file()
+    assert ["adversarial" in line for line in log] == [False, True, False, True]
+    assert ["members" in line for line in log] == [True, True, False, False]
+    assert (tmp_path / "run" / "faces_000004.png").is_file()
+
+
+def trainer_of(recipe: dict[str, Any]) -> SharpenTrainer:
+    return SharpenTrainer(read_settings(recipe), load_model(recipe["model"]), read_efficientnet(recipe["features"]))
+
+
+def test_each_part_teaches_its_own_layers(recipe: dict[str, Any]) -> None:
+    trainer = trainer_of(recipe)
+    states = [{name: value.clone() for name, value in trainer.generator.synthesis.named_parameters()}]
+    for _ in range(4):
+        trainer.train_step()
+        states.append({name: value.clone() for name, value in trainer.generator.synthesis.named_parameters()})
+    average = dict(trainer.average.synthesis.named_parameters())
+    for name in states[0]:
+        new = is_new(name, trainer.generator)
+        assert torch.equal(states[0][name], states[2][name]) == new, name
+        assert torch.equal(states[3][name], states[4][name]) != new, name
+        assert torch.equal(states[4][name], average[name]) != new, name  # the average is what the block stands on
+
+
+def test_a_crop_is_what_the_whole_picture_shows_there(recipe: dict[str, Any]) -> None:
+    trainer = trainer_of(recipe)
+    synthesis = trainer.generator.synthesis
+    for conv in synthesis.convs:
+        conv.noise_strength.data.zero_()
+    w = trainer.codes.known[:2]
+    x, below = synthesis.features(w, "none", until=64)
+    whole = synthesis(w, "none")
+    for top, left in ((0, 0), (5, 9), (32, 32)):
+        crop = trainer.detail._crop(w, x, below, top, left)
+        assert (crop - whole[:, :, 2 * top : 2 * top + 64, 2 * left : 2 * left + 64]).abs().max() < 1e-4
+
+
+def test_the_adversary_is_held_at_a_ratio_of_gradients(recipe: dict[str, Any]) -> None:
+    part = trainer_of(recipe).detail
+    made = torch.randn(3, 3, 4, 4, requires_grad=True)
+    for _ in range(200):
+        part._weigh(made, 7 * made[:2].sum(), 2 * made[:2].sum(), 2)
+    assert part.weight == pytest.approx(min(0.6 * 2 / 7, MOST), rel=1e-3)
+    for _ in range(200):
+        part._weigh(made, 700 * made[:2].sum(), 2 * made[:2].sum(), 2)
+    assert part.weight == pytest.approx(0.6 * 2 / 700, rel=1e-3)
+
+
+def test_a_resumed_run_is_the_same_run(recipe: dict[str, Any]) -> None:
+    through = trainer_of(recipe)
+    for _ in range(4):
+        through.train_step()
+    for stop in (1, 3):
+        first = trainer_of(recipe)
+        for _ in range(stop):
+            first.train_step()
+        second = trainer_of(recipe)
+        second.load_state_dict(copy.deepcopy(first.state_dict()))
+        for _ in range(4 - stop):
+            second.train_step()
+        assert torch.equal(second.codes.known, through.codes.known)
+        pairs = zip(second.average.parameters(), through.average.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_settings_that_do_not_fit_are_refused(recipe: dict[str, Any]) -> None:
     for change, message in (
         ({"stepz": 1}, "stepz"),
-        ({"steps": 0}, "steps: got 0"),
-        ({"batch": {"portraits": 2, "crops": 3}}, "batch.crops: got 3, more than portraits"),
+        ({"steps": {"faces": 0, "detail": 1}}, "steps.faces: got 0"),
+        ({"steps": {"faces": 1}}, "steps.detail: missing"),
     ):
         with pytest.raises(ValueError, match=message):
             read_settings(recipe | change)
-    del recipe["features"]
-    with pytest.raises(ValueError, match="features: missing"):
+    del recipe["data"]
+    with pytest.raises(ValueError, match="data: missing"):
         read_settings(recipe)

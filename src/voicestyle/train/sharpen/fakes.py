@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,6 @@ from voicestyle.train.sharpen.settings import DataConfig
 
 PSI = 0.9  # of draws from the Gaussian of the codes
 MOST_MEMBERS, MOST_PORTRAITS = 9, 8  # in a mean; the method takes means of eight
-REFRESHED = 12  # further codes that are looked up at a step, so that the Gaussian keeps up with the inverter
 
 
 class Gallery:
@@ -67,28 +68,20 @@ class Gallery:
 
 
 class Codes:
-    """The latent of each row of a gallery, what the inverter says plus a free part, and latents between them."""
+    """The latent of each row of a gallery, and latents between them.
 
-    def __init__(self, gallery: Gallery, inverter: nn.Module, w_dim: int, rate: float) -> None:
-        self.gallery, self.inverter, self.rate = gallery, inverter, rate
-        self.own = torch.zeros(len(gallery), w_dim)
-        self.first, self.second = torch.zeros_like(self.own), torch.zeros_like(self.own)  # Adam's moments
+    They begin as what the inverter says and go their own way. The inverter stays as it is: what moves all codes
+    together leaves the generator behind wherever nobody looks.
+    """
+
+    def __init__(self, gallery: Gallery, inverter: nn.Module, rate: float) -> None:
+        self.gallery, self.rate = gallery, rate
+        with torch.no_grad():
+            parts = np.array_split(np.arange(len(gallery)), -(-len(gallery) // 64))
+            self.known = torch.cat([inverter(gallery.pictures(part).contiguous()) for part in parts])
+        self.first, self.second = torch.zeros_like(self.known), torch.zeros_like(self.known)  # Adam's moments
         self.visits = torch.zeros(len(gallery), 1)
-        self.known = torch.zeros_like(self.own)  # as they were when last looked up
-        self.look_up(np.arange(len(gallery)))
         self.measure()
-
-    @torch.no_grad()
-    def look_up(self, rows: np.ndarray) -> Tensor:
-        """Latents (N,w_dim) of rows, as they are now."""
-        for part in np.array_split(rows, -(-len(rows) // 64)):
-            self.known[part] = self.estimate(self.gallery.pictures(part)) + self.own[part]
-        return self.known[rows]
-
-    def estimate(self, image: Tensor) -> Tensor:
-        """What the inverter says of pictures (N,3,size,size), (N,w_dim)."""
-        # not channels last: batch normalization in evaluation mode spoils the heap there, backwards (PyTorch 2.13)
-        return self.inverter(image.contiguous())
 
     def measure(self) -> None:
         """Take mean, spread and covariance of the portraits' latents, balanced by source."""
@@ -105,30 +98,40 @@ class Codes:
     def unpaired(self, num: int, turn: int) -> Tensor:
         """Latents (num,w_dim) that no picture has: between two, means of members, of portraits, draws, in turn."""
         gallery, rng = self.gallery, self.gallery.rng
-        self.look_up(rng.integers(0, len(gallery), REFRESHED))
         found = []
         for i in range(num):
             kind = (turn + i) % 4
             if kind == 0:
-                a, b = self.look_up(gallery.portraits(2))
+                a, b = self.known[gallery.portraits(2)]
                 found.append(a.lerp(b, float(rng.random())))
             elif kind == 1:
-                found.append(self.look_up(gallery.members(int(rng.integers(2, MOST_MEMBERS + 1)))).mean(0))
+                found.append(self.known[gallery.members(int(rng.integers(2, MOST_MEMBERS + 1)))].mean(0))
             elif kind == 2:
-                found.append(self.look_up(gallery.portraits(int(rng.integers(2, MOST_PORTRAITS + 1)))).mean(0))
+                found.append(self.known[gallery.portraits(int(rng.integers(2, MOST_PORTRAITS + 1)))].mean(0))
             else:
                 z = torch.from_numpy(rng.standard_normal(len(self.mean))).to(self.mean)
                 found.append(self.mean + PSI * self.root @ z)
         return torch.stack(found)
 
     def follow(self, rows: np.ndarray, gradient: Tensor) -> None:
-        """A step of Adam (betas .5 and .99) on the free parts of rows."""
+        """A step of Adam (betas .5 and .99) for rows."""
+        rate = self.rate * self.spread / self.known.shape[1] ** 0.5  # of the deviation of a coordinate
         for row, slope in zip(rows.tolist(), gradient, strict=True):
             self.visits[row] += 1
             first = self.first[row].mul_(0.5).add_(slope, alpha=0.5) / (1 - 0.5 ** self.visits[row])
             second = self.second[row].mul_(0.99).addcmul_(slope, slope, value=0.01) / (1 - 0.99 ** self.visits[row])
-            rate = self.rate * self.spread / self.own.shape[1] ** 0.5  # of the deviation of a coordinate
-            self.own[row] -= rate * first / (second.sqrt() + 1e-12)
+            self.known[row] -= rate * first / (second.sqrt() + 1e-12)
+
+    _STATES = ("known", "first", "second", "visits", "mean", "spread", "root")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {name: getattr(self, name) for name in self._STATES}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        for name in self._STATES:
+            setattr(self, name, state[name])
 
 
 def _bytes(image: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def train_sharpen(
     settings = read_settings(recipe)
     if device not in (None, "cpu"):
         raise ValueError(f"device: got {device!r}, expected cpu; codes and pictures are held there")
-    model, features = load_model(settings.model), read_efficientnet(settings.features)
+    model, features = load_model(settings.model), read_efficientnet(settings.features or None)
     with Run.start(out, recipe, resume) as run:
         trainer = SharpenTrainer(settings, model, features.to(memory_format=torch.channels_last))
         if (state := run.load_state()) is not None:
@@ -59,27 +59,25 @@ def train_sharpen(
 def _train(trainer: SharpenTrainer, run: Run, progress: bool) -> None:
     """All steps that are left."""
     settings: SharpenRecipe = trainer.settings
-    bar = tqdm(
-        total=settings.steps, initial=trainer.step, unit="steps", desc="sharpen", disable=None if progress else True
-    )
+    total = settings.steps.faces + settings.steps.detail
+    bar = tqdm(total=total, initial=trainer.step, unit="steps", desc="sharpen", disable=None if progress else True)
     with bar:
-        while trainer.step < settings.steps:
+        while trainer.step < total:
             losses = trainer.train_step()
             bar.update()
             if trainer.step % settings.log_every == 0:
                 bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
                 run.log(trainer.step, **losses)
-            if trainer.step % settings.save_every == 0 or trainer.step == settings.steps:
+            if trainer.step % settings.save_every == 0 or trainer.step == total:
                 run.save_state(trainer.state_dict())
                 save_png(grid(trainer), run.folder / f"faces_{trainer.step:06d}.png")
 
 
 def finished(trainer: SharpenTrainer) -> tuple[Generator, Inverter]:
     """The averages as a generator, with a mapping to the codes and the statistics of w, and its inverter."""
-    trainer.codes.look_up(np.arange(len(trainer.gallery)))
     trainer.codes.measure()
     generator, shift = with_gaussian(trainer.average, trainer.codes.mean, trainer.codes.root)
-    inverter = copy.deepcopy(trainer.inverter_average)
+    inverter = copy.deepcopy(trainer.inverter)
     inverter.linear.bias.data += shift
     generator.w_avg[:], generator.w_std[...] = w_statistics(generator, seed=trainer.settings.seed)
     return generator.eval().requires_grad_(False), inverter.eval().requires_grad_(False)
@@ -98,6 +96,7 @@ def grid(trainer: SharpenTrainer) -> Tensor:
     rows = np.linspace(0, gallery.num_portraits - 1, COLUMNS).astype(int)
     members = 2 * gallery.num_portraits + np.arange(8 * COLUMNS) % len(gallery.soft)
     z = torch.randn(COLUMNS, len(codes.mean), generator=torch.Generator().manual_seed(1))
-    ours = [codes.look_up(rows), codes.look_up(members[:COLUMNS]), codes.look_up(members).view(COLUMNS, 8, -1).mean(1)]
+    w = codes.known[members]
+    ours = [codes.known[rows], w[:COLUMNS], w.view(COLUMNS, 8, -1).mean(1)]
     drawn = [synthesis(w) for w in (*ours, codes.mean + z @ codes.root.T)]
     return torch.cat([torch.cat(list(row), 2) for row in (gallery.whole(rows), *drawn)], 1)[None]

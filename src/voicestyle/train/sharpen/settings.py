@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from voicestyle.schema import Count, NonNegative, Positive, SettingError, Whole
+from voicestyle.schema import Count, NonNegative, Positive, Whole
 from voicestyle.train.recipe import settings_of
 
 
@@ -20,27 +20,30 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class StepConfig:
+    """The section ``[steps]``: of the two parts, one after the other."""
+
+    faces: Count  # at the old size
+    detail: Count  # of the new block that doubles it
+    alone: Whole = 100  # of each part, before its discriminators are listened to
+
+
+@dataclass(frozen=True)
 class BatchConfig:
     """The section ``[batch]``: pictures of a step."""
 
     portraits: Count = 6
     members: Count = 2
     unpaired: Count = 4  # between two codes, means of members, means of portraits, draws: in turn
-    crops: Count = 4  # of the portraits, and as many of the others
-
-    def __post_init__(self) -> None:
-        if self.crops > min(self.portraits, self.members + self.unpaired):
-            raise SettingError("crops", f"got {self.crops}, more than portraits, or than members and unpaired")
 
 
 @dataclass(frozen=True)
 class RateConfig:
-    """The section ``[rates]``: learning rates at the start; the second half of the steps lets them fall to nothing."""
+    """The section ``[rates]``: learning rates at the start of a part; its second half lets them fall to nothing."""
 
-    generator: Positive = 0.002  # of equalized layers: about 0.03 of it reaches a weight
-    inverter: Positive = 0.001
-    linear: Positive = 0.0001  # of the inverter's linear part, which has thousands of inputs
-    codes: Positive = 0.08  # of each picture's own part of its latent, in deviations of w, at each visit
+    generator: Positive = 0.0015  # of equalized layers: about 0.03 of it reaches a weight
+    detail: Positive = 0.002  # of the new block
+    codes: Positive = 0.03  # of each picture's own part of its latent, in deviations of w, at each visit
     discriminator: Positive = 0.0002
 
 
@@ -51,9 +54,10 @@ class WeightConfig:
     pixel: NonNegative = 2.0
     face: NonNegative = 3.0  # pixels inside the face, beside those everywhere
     perceptual: NonNegative = 1.0
-    adversarial: NonNegative = 0.014  # of reconstructions; 0.03 skews mouths and noses within a hundred steps
-    unpaired: NonNegative = 0.018  # of fakes that have no target
-    crop: NonNegative = 0.015
+    anchor: NonNegative = 0.4  # of fakes without a target, in the coarse: what the generator drew at the start
+    adversarial: NonNegative = 0.018  # of portraits; three times as much draws ink and skews mouths
+    unpaired: NonNegative = 0.03  # of members, and of fakes without a target
+    ratio: NonNegative = 0.6  # in the second part, of the adversarial gradient to that of the likeness
 
 
 @dataclass(frozen=True)
@@ -62,16 +66,15 @@ class SharpenRecipe:
 
     seed: Whole
     model: str  # folder or name: its generator, of half the size, and its inverter are gone on from
-    features: str  # EfficientNet-Lite1's weights, see `convert.efficientnet`
-    steps: Count
     log_every: Count
     save_every: Count
+    steps: StepConfig
     data: DataConfig
     channel_multiplier: Positive = 0.25  # at least the generator's own
     batch: BatchConfig = BatchConfig()
     rates: RateConfig = RateConfig()
     weights: WeightConfig = WeightConfig()
-    adversarial_after: Whole = 150  # steps without discriminators
+    features: str = ""  # a file of EfficientNet-Lite1's weights, for those that the extra ``perceptual`` brings
     tensorboard: bool = False
 
 
