@@ -30,7 +30,7 @@ PACKAGES = {
     "open_clip": "open_clip_torch", "sklearn": "scikit-learn", "starlette": "fastapi", "webrtcvad": "webrtcvad-wheels",
 }  # fmt: skip
 # of no list: they come with a module that is asked for first, or are the user's own affair
-WITH_OTHERS = {"torchvision", "dask_jobqueue", "httpx"}
+WITH_OTHERS = {"torchvision", "dask_jobqueue", "httpx", "_typeshed"}  # the last is read by type checkers alone
 
 
 def packages(requirements: list[str]) -> set[str]:
