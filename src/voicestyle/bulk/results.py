@@ -29,19 +29,19 @@ class Results:
 
         Raises:
             BlockingIOError: another process writes to it
-            ValueError: it is of another job
+            ValueError: it is of another job, or damaged
         """
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = hold(self.folder)
         try:
             self._begin(settings)
-        except ValueError:
+            self.shards = sorted(self.folder.glob("part-*.parquet"))
+            self.keys = {key for shard in self.shards for key in _read_keys(shard)}
+            self.rows = [row for row in self._journal() if row["key"] not in self.keys]
+        except BaseException:
             let_go(self.lock)
             raise
-        self.shards = sorted(self.folder.glob("part-*.parquet"))
-        self.keys = {key for shard in self.shards for key in _read_keys(shard)}
-        self.rows = [row for row in self._journal() if row["key"] not in self.keys]
         self.keys |= {row["key"] for row in self.rows}
         self.journal = (self.folder / JOURNAL).open("a", encoding="utf-8")
 
@@ -51,7 +51,7 @@ class Results:
         if not path.exists():
             with written_whole(path) as beside:
                 beside.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        elif (held := json.loads(path.read_text(encoding="utf-8"))) != told:
+        elif (held := _read_settings(path)) != told:
             differing = sorted(name for name in {*held, *told} if held.get(name) != told.get(name))
             raise ValueError(f"{self.folder}: holds results of another job ({', '.join(differing)} differ)")
 
@@ -63,7 +63,13 @@ class Results:
         data = path.read_bytes()
         end = data.rfind(b"\n") + 1
         os.truncate(path, end)
-        return [json.loads(line) for line in data[:end].splitlines()]
+        try:
+            rows = [json.loads(line) for line in data[:end].splitlines()]
+        except (ValueError, RecursionError):
+            rows = [None]
+        if not all(isinstance(row, dict) and isinstance(row.get("key"), str) for row in rows):
+            raise ValueError(f"{path}: damaged; remove it, and what it holds is done again")
+        return rows
 
     def __enter__(self) -> Results:
         return self
@@ -105,15 +111,32 @@ class Results:
         types["seconds"] = pa.float32()
         schema = pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
         path = self.folder / f"part-{len(self.shards):05d}.parquet"
+        try:
+            table = pa.Table.from_pylist(self.rows, schema)
+        except (pa.ArrowException, OverflowError) as error:  # the rows of a run that was stopped were changed since
+            raise ValueError(f"{self.folder / JOURNAL}: damaged ({error}); remove it, and go on") from error
         with written_whole(path, durable=True) as beside:
-            parquet.write_table(pa.Table.from_pylist(self.rows, schema), beside)
+            parquet.write_table(table, beside)
         self.shards.append(path)
         self.rows.clear()
         self.journal.seek(0)
         self.journal.truncate()
 
 
-def _read_keys(shard: Path) -> list[str]:
-    from pyarrow import parquet
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        held = None
+    if not isinstance(held, dict):
+        raise ValueError(f"{path}: damaged, expected the settings of a job; remove it to go on with what is there")
+    return held
 
-    return parquet.read_table(shard, columns=["key"])["key"].to_pylist()
+
+def _read_keys(shard: Path) -> list[str]:
+    pa, parquet = needed("pyarrow", "a table of results"), needed("pyarrow.parquet", "a table of results")
+    try:
+        return parquet.read_table(shard, columns=["key"])["key"].to_pylist()
+    except (pa.ArrowException, KeyError, OSError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"{shard}: damaged ({reason}); remove it, and what it holds is done again") from error

@@ -128,7 +128,7 @@ def _use(
                 broken = True
                 todo.again.append(taken)
         done, _ = wait(under_way, return_when=FIRST_COMPLETED) if under_way else ((), ())
-        for future in done:
+        for future in [future for future in under_way if future in done]:  # in their order, which a set has not
             taken = under_way.pop(future)
             try:
                 rows = future.result()
