@@ -105,7 +105,7 @@ def test_a_voice_becomes_faces_step_by_step(connect: Connect) -> None:
     assert [number for number, _, _ in events] == list(range(len(events)))
     names = [name for _, name, _ in events]
     in_order = list(dict.fromkeys(names))
-    assert in_order == ["started", "voice", "prototypes", "start", "step", "faces", "way", "files", "done"]
+    assert in_order == ["started", "voice", "prototypes", "start", "step", "faces", "report", "way", "files", "done"]
     assert names.count("step") == 4 and names.count("way") == 2
     result = finished(client, job)["result"]
     assert result["seed"] == 3 and len(result["similarity"]) == 2

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 TEXT = "AI-generated"
 
 
-def labelled(pil: Image.Image) -> Image.Image:
-    """A copy of a picture with "AI-generated" in its lower left corner, white on a dark ground."""
+def labelled(pil: Image.Image, least: int = 0) -> Image.Image:
+    """A copy of a picture with "AI-generated" in its lower left corner, white on a dark ground.
+
+    One whose shorter side has fewer than `least` pixels is enlarged first, so that the words can be read.
+    """
+    if min(pil.size) < least:
+        pil = ImageOps.scale(pil, least / min(pil.size), Image.Resampling.LANCZOS)
     side = min(pil.size)
     font = ImageFont.load_default(max(8, side / 20))
     pad = max(2, side // 64)

@@ -91,7 +91,7 @@ def watch_generation(
     steps: int | None = None,  # this and the next: the model's own where None
     k: int | None = None,
 ) -> Generation:
-    """The faces of a voice; told on the way: voice, prototypes, start, step (many), faces, way (one a face)."""
+    """The faces of a voice; told on the way: voice, prototypes, start, step (many), faces."""
     own = vs.config.guidance
     settings = dataclasses.replace(own, steps=own.steps if steps is None else steps, k=own.k if k is None else k)
     voice_emb = voice.voice_emb
@@ -109,10 +109,14 @@ def watch_generation(
     made = vs.generate_from(voice_emb, settings, seed, num_faces, observe)
     faces = {f"face-{face + 1}": pil for face, pil in enumerate(to_pil(made.image))}
     tell("faces", {"similarity": made.similarity.tolist()}, faces)
-    for face in range(num_faces):
+    return made
+
+
+def watch_ways(vs: VoiceStyle, made: Generation, tell: Tell) -> None:
+    """The way from prototype to face, told once for each face: way."""
+    for face in range(len(made.w)):
         frames = to_pil(way_images(vs, made, face, torch.linspace(0, 1, NUM_FRAMES)))
         tell("way", {"face": face + 1}, {f"way-{face + 1}-{i:02d}": frame for i, frame in enumerate(frames)})
-    return made
 
 
 def outline(vs: VoiceStyle, waveform: Tensor, vad: bool | None = None) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from voicestyle.report import make_report
 from voicestyle.show import evidence, way_tiles
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-QUALITY = 90  # of the JPEGs; the faces themselves are PNG
+QUALITY = 90  # of the JPEGs
+TILE, FACE = 100, 200  # pixels on the page, about: what has less than twice as many is enlarged for its label
 STYLE = """
 :root { color-scheme: light dark; --ground: #faf9f6; --card: #fff; --ink: #1e1c19; --soft: #5d5850; --line: #e3dfd7;
   --accent: #0d625b; --bar: #c3bdb2; }
@@ -59,7 +60,7 @@ footer { border-top: 1px solid var(--line); margin-top: 36px; padding-top: 14px;
 
 def report_html(vs: VoiceStyle, made: Generation, voice: Heard, report: dict[str, Any]) -> str:
     """One HTML page with its pictures in it; it asks for nothing else, and runs no script."""
-    faces = "".join(_picture(image, f"AI-generated face {i + 1}", "PNG") for i, image in enumerate(made.image.split(1)))
+    faces = "".join(_picture(image, f"AI-generated face {i + 1}") for i, image in enumerate(made.image.split(1)))
     first, *others = report["sections"]
     after = {"Where the face comes from": _pictures(vs, made)}
     wave = f'<figure class="wave">{outline_svg(voice.outline)}</figure>'
@@ -112,10 +113,10 @@ def _tiles(title: str, tiles: list[Any]) -> str:
     return f'<h3>{html.escape(title)}</h3><div class="tiles">{figures}</div>'
 
 
-def _picture(image: Tensor, alt: str = "", kind: str = "JPEG") -> str:
+def _picture(image: Tensor, alt: str = "") -> str:
     """A labelled picture (1,3,size,size) as an element; one without `alt` is told by its caption."""
     file = io.BytesIO()
     (pil,) = to_pil(image)
-    labelled(pil).save(file, kind, **({"quality": QUALITY} if kind == "JPEG" else {}))
+    labelled(pil, 2 * TILE if not alt else 2 * FACE).save(file, "JPEG", quality=QUALITY)
     data = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="{html.escape(alt)}" src="data:image/{kind.lower()};base64,{data}">'
+    return f'<img alt="{html.escape(alt)}" src="data:image/jpeg;base64,{data}">'

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from voicestyle.pipeline import VoiceStyle
 
 HERE = Path(__file__).parent
-EXAMPLES = {"slt": "A woman's voice (synthetic)", "rms": "A man's voice (synthetic)"}
+EXAMPLES = {"slt": "a woman's voice", "rms": "a man's voice"}  # both synthetic
 
 
 def examples_folder() -> Path:

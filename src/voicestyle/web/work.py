@@ -15,7 +15,7 @@ from torch import Tensor
 
 from voicestyle.image import open_image, to_pil
 from voicestyle.label import labelled
-from voicestyle.live import Heard, compare, hear, prototypes, watch_generation
+from voicestyle.live import Heard, compare, hear, prototypes, watch_generation, watch_ways
 from voicestyle.replay import describe_face
 from voicestyle.report import make_report
 from voicestyle.report_page import report_html
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 AGAIN = "voicestyle replay face.json -o face.png"
 QUALITY = 88  # of JPEG: what is shown on the way; results are PNG
+SHOWN = 256  # pixels: what is smaller is enlarged, or its label could not be read
 Pictures = dict[str, PIL.Image.Image]
 Listen = Callable[[Job], Heard]
 
@@ -68,13 +69,15 @@ def generate(vs: VoiceStyle, listen: Listen, **options: Any) -> Callable[[Job], 
         tell = Teller(job, vs)
         job.kept = listen(job)
         made = watch_generation(vs, job.kept, tell, **options)
+        report = make_report(vs, made, job.kept, AGAIN)
+        tell("report", report, {})  # which can be read while the rest is drawn
+        watch_ways(vs, made, tell)
         files = {"sheet.png": png(generation_sheet(vs, made), vs.metadata())}
         for face, picture in enumerate(to_pil(made.image)):
             files[f"face-{face + 1}.png"] = png(labelled(picture), made.metadata(face))
             frames = [tell.made[name].content for name in sorted(tell.made) if name.startswith(f"way-{face + 1}-")]
             files[f"way-{face + 1}.gif"] = gif(frames, made.metadata(face))
         files["face.json"] = File("application/json", json.dumps(describe_face(made, vs), indent=1).encode())
-        report = make_report(vs, made, job.kept, AGAIN)
         files["report.html"] = File("text/html; charset=utf-8", report_html(vs, made, job.kept, report).encode())
         job.emit("files", {"files": sorted(files)}, files)
         return {**made.summary(), "report": report, "files": sorted(files)}
@@ -139,7 +142,7 @@ def invert(
 def jpeg(picture: PIL.Image.Image, metadata: dict[str, str]) -> File:
     """A labelled JPEG; what it is stands in its comment too."""
     file = io.BytesIO()
-    labelled(picture).save(file, "JPEG", quality=QUALITY, comment=metadata["AI-generated"].encode())
+    labelled(picture, SHOWN).save(file, "JPEG", quality=QUALITY, comment=metadata["AI-generated"].encode())
     return File("image/jpeg", file.getvalue())
 
 

@@ -26,7 +26,7 @@ export function form(fields) {
 export function listen(job, heard) {
   const source = new EventSource(job.events);
   const over = ["done", "failed", "stopped"];
-  const names = ["started", "voice", "prototypes", "start", "step", "faces", "way", "files", ...over];
+  const names = ["started", "voice", "prototypes", "start", "step", "faces", "report", "way", "files", ...over];
   for (const name of names) {
     source.addEventListener(name, (event) => {
       if (over.includes(name)) source.close();

@@ -118,7 +118,9 @@ export class Panel {
     player.hidden = false;
     player.setAttribute("aria-label", title);
     this.find(".chosen").hidden = false;
-    this.find(".wave figcaption").textContent = title;
+    this.root.classList.add("has-voice");
+    const named = title.charAt(0).toUpperCase() + title.slice(1);
+    this.find(".wave figcaption").textContent = named;
     this.find(".wave svg").replaceChildren();
     this.find(".run .primary").focus({ preventScroll: true });
     try {
@@ -126,7 +128,7 @@ export class Panel {
       const wave = await peaksOf(blob);
       if (this.source !== source) return;
       drawWave(this.find(".wave svg"), wave);
-      this.find(".wave figcaption").textContent = `${title}, ${wave.seconds.toFixed(1)} s`;
+      this.find(".wave figcaption").textContent = `${named}, ${wave.seconds.toFixed(1)} s`;
     } catch { /* the browser cannot decode it; the server may */ }
   }
 
@@ -162,6 +164,7 @@ export class Panel {
   // A job that was begun before the page was loaded again.
   attach(job) {
     this.find(".chosen").hidden = false;
+    this.root.classList.add("has-voice");
     this.find("audio").hidden = true;
     this.source = { of: job.id };
     this.reset();
@@ -194,7 +197,7 @@ export class Panel {
     this.find(".wave figcaption").textContent =
       `${told.seconds.toFixed(1)} s, of which ${told.speech_s.toFixed(1)} s of speech were kept`;
     this.find(".wave svg").setAttribute("aria-label", this.find(".wave figcaption").textContent);
-    this.tell("Looking for the nearest prototypes");
+    this.tell("Looking for faces near this voice");
   }
 
   on_prototypes(told) {
@@ -204,7 +207,7 @@ export class Panel {
       ...told.members.map((m) => this.tile(m.picture, m.fit, `of prototype ${m.prototype}`)));
     this.find(".prototypes").replaceChildren(
       ...told.prototypes.map((p) => this.tile(p.picture, `prototype ${p.prototype}`, `${p.place}, mean of its ${p.size}`)));
-    this.show(this.file(`${told.prototypes[0].picture}.jpg`), "A group of faces near this voice, as one face");
+    this.show(this.file(`${told.prototypes[0].picture}.jpg`), "A group of faces that is near this voice, as one face");
   }
 
   tile(picture, ...lines) {
@@ -217,8 +220,8 @@ export class Panel {
   on_start() {
     this.find(".mean img").src = this.file("start.jpg");
     this.find(".mean").hidden = false;
-    this.show(this.file("start.jpg"), "The mean of the nearest members, where the search starts");
-    this.tell("The face is moved towards the voice");
+    this.show(this.file("start.jpg"), "The mean of a few faces near this voice: here the search starts");
+    this.tell("Moving the face towards the voice");
   }
 
   on_step({ step, of, pictures }) {
@@ -226,7 +229,7 @@ export class Panel {
     bar.max = of;
     bar.value = step;
     if (step % 25 === 0 || step === 1) this.tell(`Step ${step} of ${of}`);
-    if (pictures.length) this.show(this.file(pictures[0]), `Step ${step} of ${of}`);
+    if (pictures.length) this.show(this.file(pictures[0]), "On the way");
   }
 
   on_faces({ similarity, pictures }) {
@@ -261,7 +264,7 @@ export class Panel {
       button.setAttribute("aria-checked", String(i === face));
       button.tabIndex = i === face ? 0 : -1;
     });
-    this.show(this.faces[face], `Similarity of this face and the voice: ${this.similarity[face].toFixed(2)}`);
+    this.show(this.faces[face], "One of many that fit. It is not the speaker's face.");
     this.find(".stage img").alt = `AI-generated face ${face + 1} that fits the voice`;
     this.offerWay();
     this.offerDownloads();
@@ -286,7 +289,7 @@ export class Panel {
   showWay(at) {
     const last = this.ways[this.face].length - 1;
     if (at === last) this.select(this.face);
-    else this.show(this.ways[this.face][at], "On the way from the prototype to the face");
+    else this.show(this.ways[this.face][at], "On the way");
     this.find(".way input").value = at;
     this.sayWay(at);
   }
@@ -303,17 +306,17 @@ export class Panel {
     this.job = { ...this.job, status: "done" };
     this.files = result.files;
     this.finish();
-    this.find(".after").hidden = false;
-    this.showReport(result.report?.sections || []);
+    this.find(".beside").hidden = false;
     this.offerDownloads();
   }
 
-  showReport(sections) {
-    const list = make("dl", {});
-    for (const { title, lines } of sections) {
-      list.append(make("dt", { textContent: title }), ...lines.map((line) => make("dd", { textContent: line })));
-    }
-    this.find(".report").replaceChildren(make("h3", { textContent: "What this says, and how sure it is" }), list);
+  on_report({ sections: [said, ...others], voice }) {
+    this.find(".after").hidden = false;
+    const words = said.lines.map((line) => make("p", { textContent: line }));
+    this.find(".report").replaceChildren(make("h3", { textContent: said.title }), ...words);
+    this.find(".report").classList.toggle("doubtful", voice.doubt !== null);
+    this.find(".sure dl").replaceChildren(...others.flatMap(({ title, lines }) =>
+      [make("dt", { textContent: title }), ...lines.map((line) => make("dd", { textContent: line }))]));
   }
 
   on_failed({ detail }) { this.finish(); this.find(".work").hidden = true; this.say(sentence(detail)); }
@@ -334,11 +337,9 @@ export class Panel {
       [`way-${this.face + 1}.gif`, "moving picture"], ["face.json", "recipe for the command line"],
       ["report.html", "report"],
     ].filter(([name]) => this.files.includes(name));
-    const links = offered.flatMap(([name, title], i) => {
-      const link = make("a", { href: this.file(name), download: `voicestyle-${name}`, textContent: title });
-      return i ? [" · ", link] : [link];
-    });
-    this.find(".downloads").replaceChildren("Save the ", ...links);
+    const links = offered.map(([name, title]) =>
+      make("a", { href: this.file(name), download: `voicestyle-${name}`, textContent: title }));
+    this.find(".downloads").replaceChildren(make("span", { textContent: "Save" }), ...links);
   }
 
   async compare(input) {
@@ -376,7 +377,7 @@ export class Panel {
     this.ways = [];
     this.files = [];
     this.find(".work").hidden = false;
-    for (const part of [".after", ".way", ".choose", ".evidence", ".mean", "figure.photo"]) this.find(part).hidden = true;
+    for (const part of [".after", ".beside", ".way", ".choose", ".evidence", ".mean", "figure.photo"]) this.find(part).hidden = true;
     this.find(".progress").classList.remove("over");
     this.find("progress").hidden = this.find(".stop").hidden = false;
     this.find(".stop").disabled = true;
@@ -384,6 +385,7 @@ export class Panel {
     this.find(".stage img").removeAttribute("src");
     this.find(".stage figcaption").textContent = "";
     this.find(".report").replaceChildren();
+    this.find(".downloads").replaceChildren();
   }
 
   finish() {
