@@ -164,15 +164,16 @@ class visitor:
 expect.set_options(timeout=PATIENCE)
 
 
-def arrive(context: BrowserContext, site: Site) -> Page:
+def arrive(context: BrowserContext, site: Site, script: str = "") -> Page:
     page = context.new_page()
+    page.add_init_script(script)
     page.goto(site.home)
     expect(page.locator(".record")).to_be_visible()
     return page
 
 
 def take_example(page: Page) -> None:
-    page.get_by_role("button", name="A woman's voice").click()
+    page.get_by_role("button", name="a woman's voice").click()
     expect(page.locator(".wave rect").first).to_be_visible()
 
 
@@ -256,7 +257,7 @@ def test_from_a_file_to_all_that_can_be_had(context: BrowserContext, site: Site,
         ).result()
     assert run.exit_code == 0, run.output
     again, picture = (
-        np.asarray(PIL.Image.open(path), int) for path in (tmp_path / "again/face-2.png", saved["picture"])
+        np.asarray(PIL.Image.open(path), int) for path in (tmp_path / "again/voicestyle-face-2.png", saved["picture"])
     )
     assert abs(again - picture)[:20].max() <= 1  # below is the label
     expect_report(context, saved["report"])
@@ -303,7 +304,7 @@ def test_another_seed_and_a_second_voice_beside_it(context: BrowserContext, site
     expect(face(page)).not_to_have_attribute("src", first)
     page.get_by_role("button", name="Put a second voice beside it").click()
     second = page.get_by_role("article", name="Second voice")
-    second.get_by_role("button", name="A man's voice").click()
+    second.get_by_role("button", name="a man's voice").click()
     second.get_by_role("button", name="Show a face").click()
     expect(second.get_by_role("button", name="Another face")).to_be_visible()
     expect(face(page)).to_have_count(2)
@@ -391,8 +392,7 @@ def test_two_visitors_share_nothing(browser: Browser, context: BrowserContext, s
     ids=["refused", "without TLS"],
 )
 def test_no_microphone_is_told_in_a_sentence(context: BrowserContext, site: Site, script: str, said: str) -> None:
-    context.add_init_script(script)
-    page = arrive(context, site)
+    page = arrive(context, site, script)
     page.locator(".record").click()
     expect(page.get_by_role("alert").first).to_contain_text(said)
 
@@ -410,7 +410,7 @@ def test_by_keyboard_alone(context: BrowserContext, site: Site) -> None:
 
     page.keyboard.press("Tab")
     assert "Skip" in page.evaluate("() => document.activeElement.textContent")
-    reach("A woman's voice")
+    reach("a woman's voice")
     page.keyboard.press("Enter")
     expect(page.get_by_role("button", name="Show a face")).to_be_focused()
     page.keyboard.press("Enter")
