@@ -11,9 +11,9 @@ import hashlib
 import html
 import re
 import shutil
-import sys
 import time
 import zipfile
+from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from types import ModuleType
@@ -244,24 +244,31 @@ def _receive(opener: OpenerDirector, url: str, part: Path, file: PublicFile) -> 
         _check_size(part, done, total, file)
         if not start:
             _keep_tag(part, response)
-        limit = total if total is not None else file.size or LARGEST
-        with (
-            part.open("r+b" if start else "wb") as out,
-            tqdm(
-                total=total, initial=start, desc=file.name, unit="B", unit_scale=True, disable=None, file=sys.stderr
-            ) as bar,
-        ):
-            out.seek(start)
-            block = head
-            while block:
-                if out.tell() + len(block) > limit:
-                    raise ValueError(f"the server sends more than {limit:,} bytes; not the file")
-                out.write(block)
-                bar.update(len(block))
-                block = response.read1(CHUNK)
-            arrived = out.tell()
+        with tqdm(total=total, initial=start, desc=file.name, unit="B", unit_scale=True, disable=None) as bar:
+            limit = total if total is not None else file.size or LARGEST
+            arrived = _write_body(response, head, part, start, limit, bar.update)
     if total is not None and arrived < total:
         raise ConnectionError(f"the connection broke after {arrived:,} of {total:,} bytes")
+
+
+def _write_body(
+    response: HTTPResponse, head: bytes, part: Path, start: int, limit: int, progress: Callable[[int], Any]
+) -> int:
+    """Write what an answer has, after its first bytes, to `part` from `start` on; where it ends.
+
+    Raises:
+        ValueError: it goes on beyond `limit`
+    """
+    with part.open("r+b" if start else "wb") as out:
+        out.seek(start)
+        block = head
+        while block:
+            if out.tell() + len(block) > limit:
+                raise ValueError(f"the server sends more than {limit:,} bytes; not the file")
+            out.write(block)
+            progress(len(block))
+            block = response.read1(CHUNK)
+        return out.tell()
 
 
 def _can_go_on(part: Path, file: PublicFile) -> bool:

@@ -133,35 +133,15 @@ def fit_suggestion(apparent: Voices, labeled: Voices, encoder_fingerprint: str, 
     """
     known = apparent[np.isfinite(apparent.woman)]
     x = np.concatenate([known.features, labeled.features])
-    woman = np.concatenate([known.woman, labeled.woman])
-    people = np.concatenate([known.people, labeled.people])
-    weights = person_weights(people)
-    is_labeled = np.arange(len(x)) >= len(known.features)
-    folds = folds_of(people, NUM_FOLDS, seed)
-
-    def apart(ridge: float) -> Array:
-        return _apart(lambda fit: fit_logistic(x[fit], woman[fit], weights[fit], ridge), x, folds)[is_labeled]
-
-    counts = balanced_weights(labeled.weights, labeled.woman)
-    scores = {ridge: apart(ridge) for ridge in RIDGES}
-    platts = {ridge: fit_logistic(z[:, None], labeled.woman, counts) for ridge, z in scores.items()}
-    said = {r: sigmoid(platts[r][0][0] * z + platts[r][1]) for r, z in scores.items()}
-    ridge = min(RIDGES, key=lambda r: log_loss(said[r], labeled.woman, counts))
-    sex, sex_bias = fit_logistic(x, woman, weights, ridge)
-    (scale,), offset = platts[ridge]
-    p = said[ridge]
+    sex, p, ridge = _fit_sex(known, labeled, seed)
     wrong = (p > 0.5) != (labeled.woman > 0.5)
     familiarity = Familiarity.fit(x, NUM_DIRECTIONS)
     distance = familiarity.distance(labeled.features)
     risk = max(MAX_RISK, float(np.average(wrong, weights=labeled.weights)))
     farthest = -threshold_for_risk(-distance, wrong, labeled.weights, risk)
-    age = _fit_age(apparent[np.isfinite(apparent.age)], seed)
     return Suggestion(
-        sex=sex,
-        sex_bias=sex_bias,
-        sex_scale=float(scale),
-        sex_offset=float(offset),
-        **age,
+        **sex,
+        **_fit_age(apparent[np.isfinite(apparent.age)], seed),
         age_coverage=AGE_COVERAGE,
         familiarity=familiarity,
         max_distance=min(farthest, float(familiarity.distance(x).max())),
@@ -176,6 +156,29 @@ def fit_suggestion(apparent: Voices, labeled: Voices, encoder_fingerprint: str, 
             "max_risk": MAX_RISK,
         },
     )
+
+
+def _fit_sex(known: Voices, labeled: Voices, seed: int) -> tuple[dict[str, Any], Array, float]:
+    """The map to the log odds of a woman's voice; what it says of each labeled voice, kept apart; and its ridge."""
+    x = np.concatenate([known.features, labeled.features])
+    woman = np.concatenate([known.woman, labeled.woman])
+    people = np.concatenate([known.people, labeled.people])
+    weights = person_weights(people)
+    is_labeled = np.arange(len(x)) >= len(known.features)
+    folds = folds_of(people, NUM_FOLDS, seed)
+
+    def apart(ridge: float) -> Array:
+        return _apart(lambda fit: fit_logistic(x[fit], woman[fit], weights[fit], ridge), x, folds)[is_labeled]
+
+    counts = balanced_weights(labeled.weights, labeled.woman)
+    scores = {ridge: apart(ridge) for ridge in RIDGES}
+    platts = {ridge: fit_logistic(z[:, None], labeled.woman, counts) for ridge, z in scores.items()}
+    said = {r: sigmoid(platts[r][0][0] * z + platts[r][1]) for r, z in scores.items()}
+    ridge = min(RIDGES, key=lambda r: log_loss(said[r], labeled.woman, counts))
+    coefficients, bias = fit_logistic(x, woman, weights, ridge)
+    (scale,), offset = platts[ridge]
+    found = {"sex": coefficients, "sex_bias": bias, "sex_scale": float(scale), "sex_offset": float(offset)}
+    return found, said[ridge], ridge
 
 
 def _fit_age(voices: Voices, seed: int) -> dict[str, Any]:
