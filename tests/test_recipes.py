@@ -38,7 +38,7 @@ def kind_of(path: Path) -> str:
         "objective": "encoder",
         "stages": "generator",
         "losses": "inverter",
-        "card": "model",
+        "guidance": "model",
         "features": "sharpen",
     }
     return next(kind for mark, kind in marks.items() if mark in held)
