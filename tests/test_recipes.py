@@ -39,7 +39,7 @@ def kind_of(path: Path) -> str:
         "stages": "generator",
         "losses": "inverter",
         "guidance": "model",
-        "features": "sharpen",
+        "data": "sharpen",
     }
     return next(kind for mark, kind in marks.items() if mark in held)
 
