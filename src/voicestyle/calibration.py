@@ -148,12 +148,12 @@ def reliability(
     p: ArrayLike, labels: ArrayLike, weights: ArrayLike, num_bins: int = NUM_BINS
 ) -> tuple[Array, Array, Array]:
     """Mean probability, share of true labels and weight of each bin of equal width that holds anything."""
-    p, y, weights = (np.asarray(v, np.float64) for v in (p, labels, weights))
-    place = np.minimum((p * num_bins).astype(int), num_bins - 1)
-    total = np.bincount(place, weights, num_bins)
+    said, true, counts = (np.asarray(v, np.float64) for v in (p, labels, weights))
+    place = np.minimum((said * num_bins).astype(int), num_bins - 1)
+    total = np.bincount(place, counts, num_bins)
     held = total > 0
-    means = (np.bincount(place, weights * v, num_bins)[held] / total[held] for v in (p, y))
-    return (*means, total[held])  # type: ignore[return-value]
+    mean, share = (np.bincount(place, counts * v, num_bins)[held] / total[held] for v in (said, true))
+    return mean, share, total[held]
 
 
 def expected_calibration_error(p: ArrayLike, labels: ArrayLike, weights: ArrayLike) -> float:

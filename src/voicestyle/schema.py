@@ -138,14 +138,14 @@ def convert(hint: Any, value: Any, key: str) -> Any:
     return _value(hint, value, key)
 
 
-def _section(cls: type[T], values: Any, path: str) -> T:
+def _section(cls: Any, values: Any, path: str) -> Any:
     if not isinstance(values, Mapping):
         raise SettingError(path, f"got {_show(values)}, expected a section [{path}]")
     hints = _hints(cls)
     for name in values:
         if name not in hints:
             raise SettingError(_join(path, str(name)), _unknown(str(name), hints, path))
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for field in dataclasses.fields(cls):
         if field.name not in values and _is_required(field):
             raise SettingError(_join(path, field.name), f"missing, expected {_expected(hints[field.name])}")
     made = {name: _value(hints[name], value, _join(path, name)) for name, value in values.items()}
@@ -201,8 +201,8 @@ def _fit_dict(hint: Any, value: Any, key: str) -> Any:
 def _fit_plain(hint: Any, value: Any, key: str) -> Any:
     if hint is Any:
         return value
-    if dataclasses.is_dataclass(hint):
-        return value if isinstance(value, hint) else _section(hint, value, key)  # type: ignore[arg-type]
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else _section(hint, value, key)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if hint is float and is_number:
         return float(value)

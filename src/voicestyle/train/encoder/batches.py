@@ -162,5 +162,6 @@ class _Plan:
 
 def batches(data: Views | Items, settings: EncoderRecipe, world: World, first_step: int = 0) -> Iterator[Batch]:
     """The batches of either kind of data, from a step to the last."""
-    made = view_batches if isinstance(data, Views) else item_batches
-    return made(data, settings, world, first_step)  # type: ignore[arg-type]
+    if isinstance(data, Views):
+        return view_batches(data, settings, world, first_step)
+    return item_batches(data, settings, world, first_step)
