@@ -150,7 +150,7 @@ def reliability(
     """Mean probability, share of true labels and weight of each bin of equal width that holds anything."""
     said, true, counts = (np.asarray(v, np.float64) for v in (p, labels, weights))
     place = np.minimum((said * num_bins).astype(int), num_bins - 1)
-    total = np.bincount(place, counts, num_bins)
+    total = np.bincount(place, counts, num_bins).astype(np.float64)
     held = total > 0
     mean, share = (np.bincount(place, counts * v, num_bins)[held] / total[held] for v in (said, true))
     return mean, share, total[held]
