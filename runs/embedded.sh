@@ -71,12 +71,14 @@ if [[ ! -d $OUT/voicestyle-small ]]; then
     [[ -d $OUT/networks ]] || "${VOICESTYLE[@]}" models assemble recipes/embedded_model.toml -o "$OUT/networks"
     "${VOICESTYLE[@]}" train inverter recipes/embedded_inverter.toml -o "$OUT/inverter" --resume
     MODEL=$OUT/inverter/model
+    PROJECTION=(--start inverter --steps 15)
     if [[ -n $PORTRAITS ]]; then
         "${VOICESTYLE[@]}" train sharpen recipes/embedded_sharpen.toml -o "$OUT/sharpen" --resume
         MODEL=$OUT/sharpen/model
+        PROJECTION=(--start likely --steps 0)
     fi
     "${VOICESTYLE[@]}" prototypes build "$OUT/pairs.csv" --model "$MODEL" -o "$OUT/voicestyle-small" \
-        --k 100 --start inverter --steps 15
+        --k 100 "${PROJECTION[@]}"
 fi
 
 # 5. what it is worth, on the `val` split: people that it has never seen

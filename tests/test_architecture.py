@@ -22,6 +22,7 @@ FLOORS = [
     ["latent", "losses", "clustering", "metrics", "sampling", "calibration"],
     [
         "inversion",
+        "likely",
         "guidance",
         "speech",
         "prototypes",

@@ -71,27 +71,24 @@ def test_views_are_the_same_for_a_picture_and_its_target() -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> DataConfig:
-    """Six portraits of two sources and three members, as manifests."""
+    """Six portraits of two sources, as a manifest."""
     rng = np.random.default_rng(0)
-    for kind, people in (("portraits", ["a/1", "a/2", "a/3", "a/4", "a/5", "b/1"]), ("members", ["x", "y", "z"])):
-        items = []
-        for i, person in enumerate(people):
-            path = tmp_path / f"{kind}{i}.png"
-            Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
-            items.append(Item(f"{kind}{i}", "train", person, frontal=path))
-        Manifest(tuple(items)).write(tmp_path / f"{kind}.csv")
-    return DataConfig(str(tmp_path / "portraits.csv"), str(tmp_path / "members.csv"), {"a": 1.0, "b": 5.0})
+    items = []
+    for i, person in enumerate(["a/1", "a/2", "a/3", "a/4", "a/5", "b/1"]):
+        path = tmp_path / f"portrait{i}.png"
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+        items.append(Item(f"portrait{i}", "train", person, frontal=path))
+    Manifest(tuple(items)).write(tmp_path / "portraits.csv")
+    return DataConfig(str(tmp_path / "portraits.csv"), {"a": 1.0, "b": 5.0})
 
 
 def test_sources_are_balanced_and_mirrors_are_mirrored(data: DataConfig) -> None:
     gallery = Gallery(data, 32, seed=0)
-    assert len(gallery) == 2 * (6 + 3)
+    assert len(gallery) == 2 * 6
     rows = gallery.portraits(2000)
     assert 0.45 < (rows % 6 == 5).mean() < 0.55
     assert 0.45 < (rows >= 6).mean() < 0.55
     assert torch.equal(gallery.pictures(np.array([2])).flip(3), gallery.pictures(np.array([8])))
-    assert torch.equal(gallery.pictures(np.array([12])).flip(3), gallery.pictures(np.array([15])))
-    assert {*gallery.members(200).tolist()} == {*range(12, 18)}
     assert gallery.whole(np.array([0])).shape == (1, 3, 64, 64)
 
 
@@ -126,7 +123,7 @@ def recipe(data: DataConfig, tmp_path: Path) -> dict[str, Any]:
         "seed": 0, "model": str(tmp_path / "soft"), "features": str(tmp_path / "lite1.pth"),
         "steps": {"faces": 2, "detail": 2, "alone": 1}, "log_every": 1, "save_every": 1,
         "channel_multiplier": generator.config.channel_multiplier, "data": dataclasses.asdict(data),
-        "batch": {"portraits": 2, "members": 1, "unpaired": 2},
+        "batch": {"portraits": 2, "unpaired": 2},
     }  # fmt: skip
 
 
@@ -139,7 +136,7 @@ def test_a_run_ends_in_a_model_of_twice_the_size(recipe: dict[str, Any], tmp_pat
     assert model.generator.synthesis(model.inverter(torch.zeros(1, 3, 128, 128))).shape == (1, 3, 128, 128)
     log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     assert ["adversarial" in line for line in log] == [False, True, False, True]
-    assert ["members" in line for line in log] == [True, True, False, False]
+    assert ["anchor" in line for line in log] == [True, True, False, False]
     assert (tmp_path / "run" / "faces_000004.png").is_file()
 
 

@@ -16,7 +16,8 @@ from voicestyle.latent import LatentResult, optimize_latent
 from voicestyle.nn.inverter import ridge_regression
 from voicestyle.sampling import mean_latents
 
-Start = Literal["w_avg", "linear", "inverter"]  # the mean latent, or an estimate: linear, or by the model's inverter
+# the mean latent, or an estimate: linear, by the model's inverter, or the most likely one (`likely`)
+Start = Literal["w_avg", "linear", "inverter", "likely"]
 Region = Literal["all", "face"]  # where the look of a picture counts; the face: `image.face_region`
 
 NUM_SCALES = 4  # full size down to an eighth: coarse scales place the face, the finest draws it

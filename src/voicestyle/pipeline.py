@@ -25,6 +25,7 @@ from voicestyle.generation import Generation, Whose
 from voicestyle.guidance import guide
 from voicestyle.inversion import LinearInverter, Perceptual, Region, Start, identity_features, invert
 from voicestyle.latent import Callback, LatentResult
+from voicestyle.likely import LikelyInverter
 from voicestyle.nn.stylegan2 import Generator
 from voicestyle.prototypes import MemberOrder, Nearest, PrototypeBank
 from voicestyle.sampling import further_start, random_latents, undetermined
@@ -334,12 +335,19 @@ class VoiceStyle:
         start = start or self.default_start()
         if start == "w_avg":
             return self.generator.w_avg.expand(len(images), -1)
-        estimate = self._linear if start == "linear" else self.model.needed_inverter
+        if start == "inverter":
+            estimate = self.model.needed_inverter
+        else:
+            estimate = self._linear if start == "linear" else self._likely
         return torch.cat([estimate(part) for part in images.split(BATCH)])
 
     @cached_property
     def _linear(self) -> LinearInverter:
         return LinearInverter.learn(self.generator)
+
+    @cached_property
+    def _likely(self) -> LikelyInverter:
+        return LikelyInverter.learn(self.generator, identity_features(self.encoder, self.model.identity))
 
     def perceptual(self, choice: PerceptualChoice = "auto") -> Perceptual | None:
         """LPIPS, EfficientNet-Lite1's features, or None where pixels at several scales take their place.

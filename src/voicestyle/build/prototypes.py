@@ -16,6 +16,7 @@ from voicestyle.data.manifest import Manifest
 from voicestyle.files import kept, sha256_of
 from voicestyle.image import load_image
 from voicestyle.inversion import LinearInverter, Perceptual, Start, identity_features, invert, psnr
+from voicestyle.likely import LikelyInverter
 from voicestyle.locks import alone_with
 from voicestyle.prototypes import PrototypeBank
 
@@ -155,15 +156,19 @@ class Projector:
     @cached_property
     def _estimate(self) -> Callable[[Tensor], Tensor] | None:
         """What says where the projections start; None: they start from w_avg."""
-        if self.settings["start"] != "linear":
+        if self.settings["start"] not in ("linear", "likely"):
             return self.inverter
-        return LinearInverter.learn(
-            self.generator,
-            seed=self.invert_settings["seed"],
-            cache=self.cache,
-            fingerprint=self.generator_fingerprint,
-            progress=self.progress is not None,
-        )
+        how = {
+            "seed": self.invert_settings["seed"],
+            "cache": self.cache,
+            "fingerprint": self.generator_fingerprint,
+            "progress": self.progress is not None,
+        }
+        if self.settings["start"] == "linear":
+            return LinearInverter.learn(self.generator, **how)
+        identity = identity_features(self.model.encoder, self.model.identity)
+        how["fingerprint"] = sha256_of(f"{self.generator_fingerprint} {self.model.encoder_fingerprint}".encode())
+        return LikelyInverter.learn(self.generator, identity, **how)
 
     def _project(self, native: list[Tensor], target: Tensor) -> dict[str, Tensor]:
         generator, encoder = self.generator, self.model.encoder

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from voicestyle.pipeline import PerceptualChoice, VoiceStyle
 
 FACTOR = click.FloatRange(min=0)
-STEPS = {"w_avg": 300, "linear": 50, "inverter": 50}  # of an inversion, by where it starts
+STEPS = {"w_avg": 300, "linear": 50, "inverter": 50, "likely": 0}  # of an inversion, by where it starts
 
 option_perceptual = click.option(
     "--perceptual",
@@ -215,11 +215,14 @@ def _known(row: dict[str, Any]) -> list[Any]:
 @click.option("--space", type=click.Choice(["w", "w_plus"]), default="w", help="One latent, or one a layer.")
 @click.option(
     "--start",
-    type=click.Choice(["w_avg", "linear", "inverter"]),
-    help="The mean face, or an estimate.  [default: the model's inverter; w_avg for a face alone, or without inverter]",
+    type=click.Choice(["w_avg", "linear", "inverter", "likely"]),
+    help="The mean face, or an estimate; likely: the most likely latent that shows who it is.  [default: the model's "
+    "inverter; w_avg for a face alone, or without inverter]",
 )
 @click.option(
-    "--steps", type=click.IntRange(min=0), help="Of the projection.  [default: 300 from w_avg, 50 from an estimate]"
+    "--steps",
+    type=click.IntRange(min=0),
+    help="Of the projection.  [default: 300 from w_avg, 50 from an estimate, 0 from the most likely one]",
 )
 @click.option(
     "--region",

@@ -51,8 +51,9 @@ def prototypes() -> None:
 )
 @click.option(
     "--start",
-    type=click.Choice(["w_avg", "linear", "inverter"]),
-    help="Of a projection.  [default: the method's: w_avg; or the model's inverter, linear where it has none]",
+    type=click.Choice(["w_avg", "linear", "inverter", "likely"]),
+    help="Of a projection; likely: the most likely latents that show who it is.  [default: the method's: w_avg; or the "
+    "model's inverter, linear where it has none]",
 )
 @click.option("--steps", type=click.IntRange(min=0), help="Of a projection.  [default: the method's]")
 @click.option("--lr", type=float, default=0.1, help="Learning rate of the projections.")

@@ -26,7 +26,7 @@ FIRST, MOST = 0.003, 0.05  # the adversary's weight at first, and the most that 
 
 
 class DetailPart(Part):
-    """Crops of portraits' reconstructions, of a member and of fakes without a target, judged."""
+    """Crops of portraits' reconstructions and of fakes without a target, judged."""
 
     def __init__(self, *shared: Any) -> None:
         self.rate = shared[0].rates.detail
@@ -64,10 +64,10 @@ class DetailPart(Part):
 
     @torch.no_grad()
     def _below(self, step: int) -> tuple[np.ndarray, Tensor, Tensor, Tensor]:
-        """Rows of portraits; latents (N,w_dim) of these, of a member, and of none; features and picture below."""
+        """Rows of portraits; latents (N,w_dim) of these and of fakes; features and picture below."""
         batch, codes = self.settings.batch, self.codes
-        rows, member = self.gallery.portraits(batch.portraits), self.gallery.members(1)
-        w = torch.cat([codes.known[rows], codes.known[member], codes.unpaired(batch.unpaired, step)])
+        rows = self.gallery.portraits(batch.portraits)
+        w = torch.cat([codes.known[rows], codes.unpaired(batch.unpaired, step)])
         return rows, w, *self.generator.synthesis.features(w, "random", rng=self.rng, until=self.base)
 
     def _crop(self, w: Tensor, x: Tensor, below: Tensor, top: int, left: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The first part of sharpening: faces at the old size, as a judged autoencoder of portraits and members."""
+"""The first part of sharpening: faces at the old size, as a judged decoder of portraits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,23 +29,22 @@ class FacePart(Part):
 
     def losses(self, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         batch, weights, codes = self.settings.batch, self.settings.weights, self.codes
-        num, taught = batch.portraits, batch.portraits + batch.members
-        self.rows = np.concatenate([self.gallery.portraits(num), self.gallery.members(batch.members)])
+        num = batch.portraits
+        self.rows = self.gallery.portraits(num)
         target = self.gallery.pictures(self.rows)
         self.paired = codes.known[self.rows].requires_grad_(True)
         w = torch.cat([self.paired, codes.unpaired(batch.unpaired, step)])
         _, image = self.generator.synthesis.features(w, "random", rng=self.rng, until=self.base)
         views = Views(len(w), self.base, self.rng)
         with torch.no_grad():
-            extra = self.gallery.pictures(self.gallery.portraits(batch.members + batch.unpaired))
+            extra = self.gallery.pictures(self.gallery.portraits(batch.unpaired))
             real = self.features(torch.cat([views(target), Views(len(extra), self.base, self.rng)(extra)]))
-            before = self.start(w[taught:], "none", until=self.base)
+            before = self.start(w[num:], "none", until=self.base)
         fake = self.features(views(image))
-        losses = likeness(image, target, fake, real, num, weights)
-        losses["anchor"] = anchor(image[taught:], before, weights) * batch.unpaired / num
+        losses = likeness(image[:num], target, [f[:num] for f in fake], [f[:num] for f in real], weights)
+        losses["anchor"] = anchor(image[num:], before, weights) * batch.unpaired / num
         losses["prior"] = PRIOR * (self.paired - codes.mean).square().sum(1).mean() / codes.spread**2
-        genuine = [*range(num), *range(taught, taught + len(extra))]
-        told = {"discriminator": self.judge.learn([f[genuine] for f in real], fake)}
+        told = {"discriminator": self.judge.learn(real, fake)}
         if heard := self.heard(step):
             doubt = self.judge.doubt(fake)
             losses["adversarial"] = heard * weights.adversarial * doubt[:num].sum() / num

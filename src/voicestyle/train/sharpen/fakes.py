@@ -13,15 +13,16 @@ from voicestyle.image import load_image
 from voicestyle.train.sharpen.settings import DataConfig
 
 PSI = 0.9  # of draws from the Gaussian of the codes
-MOST_MEMBERS, MOST_PORTRAITS = 9, 8  # in a mean; the method takes means of eight
+NEAR = (0.3, 1.0)  # range of it for draws near the mean, where means of members lie
+MOST = 8  # portraits in a mean
 
 
 class Gallery:
-    """Portraits and members with mirror images. Rows count portraits, their mirrors, members, their mirrors."""
+    """Portraits with mirror images. Rows count portraits, then their mirrors."""
 
     def __init__(self, data: DataConfig, size: int, seed: int) -> None:
-        """Pictures of twice `size` are held as bytes, those of members of `size`."""
-        portraits, members = (Manifest.read(path).split("train") for path in (data.portraits, data.members))
+        """Pictures of `size`, and of twice that, are held as bytes."""
+        portraits = Manifest.read(data.portraits).split("train")
         faces = [(item.frontal, item.identity) for item in portraits if item.frontal]
         sources = [identity.partition("/")[0] for _, identity in faces]
         if unknown := sorted(set(sources) - set(data.weights)):
@@ -29,7 +30,6 @@ class Gallery:
         self.size = size
         self.large = torch.cat([_bytes(load_image(path, 2 * size)) for path, _ in faces])
         self.small = _bytes(nn.functional.avg_pool2d(_floats(self.large), 2))
-        self.soft = torch.cat([_bytes(load_image(item.frontal, size)) for item in members if item.frontal])
         share = np.array([data.weights[source] for source in sources])
         self.share = share / share.sum()
         self.rng = np.random.default_rng(seed)
@@ -40,22 +40,16 @@ class Gallery:
         return len(self.large)
 
     def __len__(self) -> int:
-        return 2 * (len(self.large) + len(self.soft))
+        return 2 * len(self.large)
 
     def portraits(self, num: int) -> np.ndarray:
         """Rows of random portraits, balanced by source."""
         rows = self.rng.choice(self.num_portraits, num, p=self.share)
         return rows + self.num_portraits * self.rng.integers(0, 2, num)
 
-    def members(self, num: int) -> np.ndarray:
-        """Rows of random members."""
-        return 2 * self.num_portraits + self.rng.integers(0, 2 * len(self.soft), num)
-
     def pictures(self, rows: np.ndarray) -> Tensor:
         """Pictures (N,3,size,size) of rows."""
-        first = 2 * self.num_portraits
-        parts = [self._one(self.small, row) if row < first else self._one(self.soft, row - first) for row in rows]
-        return _channels_last(torch.stack(parts))
+        return _channels_last(torch.stack([self._one(self.small, row) for row in rows]))
 
     def whole(self, rows: np.ndarray) -> Tensor:
         """Portraits (N,3,2 size,2 size) of rows."""
@@ -96,7 +90,7 @@ class Codes:
         self.mean = self.mean.to(self.known)
 
     def unpaired(self, num: int, turn: int) -> Tensor:
-        """Latents (num,w_dim) that no picture has: between two, means of members, of portraits, draws, in turn."""
+        """Latents (num,w_dim) that no picture has: between two, near the mean, means of some, draws, in turn."""
         gallery, rng = self.gallery, self.gallery.rng
         found = []
         for i in range(num):
@@ -104,13 +98,12 @@ class Codes:
             if kind == 0:
                 a, b = self.known[gallery.portraits(2)]
                 found.append(a.lerp(b, float(rng.random())))
-            elif kind == 1:
-                found.append(self.known[gallery.members(int(rng.integers(2, MOST_MEMBERS + 1)))].mean(0))
             elif kind == 2:
-                found.append(self.known[gallery.portraits(int(rng.integers(2, MOST_PORTRAITS + 1)))].mean(0))
+                found.append(self.known[gallery.portraits(int(rng.integers(2, MOST + 1)))].mean(0))
             else:
+                psi = PSI if kind == 3 else float(rng.uniform(*NEAR))
                 z = torch.from_numpy(rng.standard_normal(len(self.mean))).to(self.mean)
-                found.append(self.mean + PSI * self.root @ z)
+                found.append(self.mean + psi * self.root @ z)
         return torch.stack(found)
 
     def follow(self, rows: np.ndarray, gradient: Tensor) -> None:

@@ -1,7 +1,8 @@
 """Sharpen a model: its soft generator becomes one of twice the size that draws faces like photographs.
 
-Generator and inverter go on as an autoencoder of portraits and of the old model's members. Projected discriminators
-(`nn.projected`) judge reconstructions, and latents that no picture has, means of members above all.
+The generator goes on as a decoder of portraits. Projected discriminators (`nn.projected`) judge reconstructions, and
+latents that no picture has. The model's members are projected anew afterwards, as the most likely latents (`likely`):
+taught beside the portraits, their soft pictures made latents of their own, which judges carved into masks.
 """
 
 from __future__ import annotations
@@ -91,12 +92,11 @@ def _save(folder: Path, model: Model, generator: Generator, inverter: Inverter) 
 
 @torch.no_grad()
 def grid(trainer: SharpenTrainer) -> Tensor:
-    """Rows of pictures (1,3,H,W): portraits, their rendering, members', means of eight members, draws."""
+    """Rows of pictures (1,3,H,W): portraits, their rendering, means of eight, draws."""
     gallery, codes, synthesis = trainer.gallery, trainer.codes, trainer.average.synthesis
     rows = np.linspace(0, gallery.num_portraits - 1, COLUMNS).astype(int)
-    members = 2 * gallery.num_portraits + np.arange(8 * COLUMNS) % len(gallery.soft)
     z = torch.randn(COLUMNS, len(codes.mean), generator=torch.Generator().manual_seed(1))
-    w = codes.known[members]
-    ours = [codes.known[rows], w[:COLUMNS], w.view(COLUMNS, 8, -1).mean(1)]
-    drawn = [synthesis(w) for w in (*ours, codes.mean + z @ codes.root.T)]
+    w = codes.known[: gallery.num_portraits]
+    means = w[torch.arange(8 * COLUMNS) % len(w)].view(COLUMNS, 8, -1).mean(1)
+    drawn = [synthesis(w) for w in (w[rows], means, codes.mean + z @ codes.root.T)]
     return torch.cat([torch.cat(list(row), 2) for row in (gallery.whole(rows), *drawn)], 1)[None]

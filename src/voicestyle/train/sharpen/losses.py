@@ -8,28 +8,17 @@ from torch import Tensor
 
 from voicestyle.train.sharpen.settings import WeightConfig
 
-COARSE = 4  # pixels of a member's target are means of so many squared
-FAR = 8  # and of the anchor's
-COARSE_SCALES = slice(2, None)  # of the features, for members
-BROAD = 0.15  # weight of these; more lets their softness pass for a trait of the person
+COARSE = 8  # pixels: what the anchor holds are means of so many squared
 FACE = (0.25, 0.875, 0.25, 0.75)  # top, bottom, left, right of the face in the canonical frame
-MEMBERS = 1 / 3  # weight of a member's losses to a portrait's
 
 Features = list[Tensor]
 
 
-def likeness(
-    image: Tensor, target: Tensor, fake: Features, real: Features, num: int, weights: WeightConfig
-) -> dict[str, Tensor]:
-    """What the first `num` pictures, portraits, lack in all, and the others, members, in the coarse."""
-    last = len(target)
-    coarse = F.avg_pool2d(image[num:last], COARSE) - F.avg_pool2d(target[num:], COARSE)
-    look = relative([f[:num] for f in fake], [f[:num] for f in real])
-    broad = relative([f[num:last] for f in fake[COARSE_SCALES]], [f[num:last] for f in real[COARSE_SCALES]])
+def likeness(image: Tensor, target: Tensor, fake: Features, real: Features, weights: WeightConfig) -> dict[str, Tensor]:
+    """What pictures lack, in pixels and in features."""
     return {
-        "pixel": in_pixels(image[:num] - target[:num], weights),
-        "perceptual": weights.perceptual * look,
-        "members": MEMBERS * (in_pixels(coarse, weights) + weights.perceptual * BROAD * broad),
+        "pixel": in_pixels(image - target, weights),
+        "perceptual": weights.perceptual * relative(fake, real),
     }
 
 
@@ -38,7 +27,7 @@ def anchor(image: Tensor, before: Tensor, weights: WeightConfig) -> Tensor:
 
     Without it the discriminators drive draws to ink and paper: nothing else holds them.
     """
-    return weights.anchor * in_pixels(F.avg_pool2d(image, FAR) - F.avg_pool2d(before, FAR), weights)
+    return weights.anchor * in_pixels(F.avg_pool2d(image, COARSE) - F.avg_pool2d(before, COARSE), weights)
 
 
 def in_pixels(difference: Tensor, weights: WeightConfig) -> Tensor:

@@ -12,10 +12,9 @@ from voicestyle.train.recipe import settings_of
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The section ``[data]``: manifests whose `train` split has frontal pictures."""
+    """The section ``[data]``: a manifest whose `train` split has frontal pictures."""
 
     portraits: str  # sharp ones, which generated faces are to look like
-    members: str  # soft ones, whose people are to stay: only their low frequencies are targets
     weights: dict[str, Positive]  # of a portrait to be drawn, by the part of its identity before "/"
 
 
@@ -32,9 +31,8 @@ class StepConfig:
 class BatchConfig:
     """The section ``[batch]``: pictures of a step."""
 
-    portraits: Count = 6
-    members: Count = 2
-    unpaired: Count = 4  # between two codes, means of members, means of portraits, draws: in turn
+    portraits: Count = 7
+    unpaired: Count = 5  # between two codes, draws near the mean, means of codes, draws: in turn
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,8 @@ class WeightConfig:
     face: NonNegative = 3.0  # pixels inside the face, beside those everywhere
     perceptual: NonNegative = 1.0
     anchor: NonNegative = 0.4  # of fakes without a target, in the coarse: what the generator drew at the start
-    adversarial: NonNegative = 0.018  # of portraits; three times as much draws ink and skews mouths
-    unpaired: NonNegative = 0.03  # of members, and of fakes without a target
+    adversarial: NonNegative = 0.0135  # of portraits; four times as much draws ink and skews mouths
+    unpaired: NonNegative = 0.02  # of fakes without a target
     ratio: NonNegative = 0.6  # in the second part, of the adversarial gradient to that of the likeness
 
 
