@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,3 +78,10 @@ class Generation:
         """The name of each face's file: `path`, or with several faces NAME-1.png, NAME-2.png, ..."""
         path = Path(path)
         return [path] if len(self.w) == 1 else [path.with_stem(f"{path.stem}-{i + 1}") for i in range(len(self.w))]
+
+
+def whose(settings: GuidanceConfig, own: GuidanceConfig) -> Whose:
+    """Whose settings they are, k and steps aside."""
+    if settings.is_reference:
+        return "reference"
+    return "model" if dataclasses.replace(settings, k=own.k, steps=own.steps) == own else "custom"

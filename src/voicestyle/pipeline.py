@@ -21,7 +21,7 @@ from voicestyle.config import GuidanceConfig
 from voicestyle.convert.efficientnet import read_efficientnet
 from voicestyle.convert.lpips import find_backbone, read_lpips
 from voicestyle.embedded import EMBEDDED
-from voicestyle.generation import Generation, Whose
+from voicestyle.generation import Generation, whose
 from voicestyle.guidance import guide
 from voicestyle.inversion import LinearInverter, Perceptual, Region, Start, identity_features, invert
 from voicestyle.latent import Callback, LatentResult
@@ -157,7 +157,7 @@ class VoiceStyle:
             noise=result.noise,
             seed=seed,
             settings=settings,
-            settings_name=_whose(settings, self.config.guidance),
+            settings_name=whose(settings, self.config.guidance),
             evidence=self.describe(nearest),
             provenance=self.metadata(),
         )
@@ -406,10 +406,3 @@ def _settings(config: GuidanceConfig, k: int | None, steps: int | None, seed: in
         if value < least:
             raise ValueError(f"{name}: got {value}, expected at least {least}")
     return dataclasses.replace(config, k=config.k if k is None else k, steps=config.steps if steps is None else steps)
-
-
-def _whose(settings: GuidanceConfig, own: GuidanceConfig) -> Whose:
-    """Whose settings they are, k and steps aside."""
-    if settings.is_reference:
-        return "reference"
-    return "model" if dataclasses.replace(settings, k=own.k, steps=own.steps) == own else "custom"
