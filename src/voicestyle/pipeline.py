@@ -198,10 +198,9 @@ class VoiceStyle:
         member_order: MemberOrder = "similarity",
     ) -> Nearest:
         """The k prototypes nearest to a voice (1,D), and their members, nearest first."""
-        settings = self.config.guidance
-        k = settings.k if k is None else k
-        num_members = settings.num_members if num_members is None else num_members
-        return self.bank.nearest(voice_emb, k, num_members, member_order)
+        own = self.config.guidance
+        num_members = own.num_members if num_members is None else num_members
+        return self.bank.nearest(voice_emb, own.k if k is None else k, num_members, member_order)
 
     def initial_latents(
         self,
@@ -335,11 +334,13 @@ class VoiceStyle:
         start = start or self.default_start()
         if start == "w_avg":
             return self.generator.w_avg.expand(len(images), -1)
+        return torch.cat([self._estimator(start)(part) for part in images.split(BATCH)])
+
+    def _estimator(self, start: Start) -> Callable[[Tensor], Tensor]:
+        """What says where an inversion starts, if not at the mean face."""
         if start == "inverter":
-            estimate = self.model.needed_inverter
-        else:
-            estimate = self._linear if start == "linear" else self._likely
-        return torch.cat([estimate(part) for part in images.split(BATCH)])
+            return self.model.needed_inverter
+        return self._linear if start == "linear" else self._likely
 
     @cached_property
     def _linear(self) -> LinearInverter:
