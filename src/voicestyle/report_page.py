@@ -44,8 +44,9 @@ figure { margin: 0; } img { display: block; width: 100%; border-radius: 14px; }
 .wave rect { fill: var(--bar); } .wave rect.speech { fill: var(--accent); }
 figcaption { color: var(--soft); font-size: .8rem; line-height: 1.35; margin-top: 5px; }
 h3 { font-size: .95rem; margin: 22px 0 10px; text-wrap: pretty; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(98px, 1fr)); gap: 14px 12px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); gap: 14px 12px; }
 .tiles img { border-radius: 10px; }
+p.legend { font-size: .86rem; margin-top: 12px; }
 .made p { overflow-wrap: anywhere; }
 footer { border-top: 1px solid var(--line); margin-top: 36px; padding-top: 14px; font-size: .86rem; }
 @media print {
@@ -100,6 +101,7 @@ def _pictures(vs: VoiceStyle, made: Generation) -> str:
         (p["image"], f"prototype {p['prototype']}\n{p['place']}\nmean of its {p['size']}") for p in shown["prototypes"]
     ]
     found = _tiles(shown["members_title"], members) + _tiles(shown["prototypes_title"], prototypes)
+    found += f'<p class="legend">{html.escape(shown["legend"].capitalize())}.</p>' if shown["legend"] else ""
     for face in range(len(made.w)):
         found += _tiles(f"From the start to face {face + 1}", way_tiles(vs, made, face, 4))
     return found

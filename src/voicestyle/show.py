@@ -24,6 +24,7 @@ from voicestyle.sheet import contact_sheet
 Tile = tuple[Tensor | None, str]  # a picture with its caption
 Row = tuple[str, list[Tile]]  # of a contact sheet: its title, and its tiles
 COLUMNS = 8  # of a sheet, at most
+PERCENTILE = "percentile: of 100 random pairs of a voice and a face, so many are less alike"
 
 # ------------------------------------------------------------------------------------------------------- a generation
 
@@ -100,7 +101,8 @@ def nearest_rows(vs: VoiceStyle, nearest: Nearest) -> list[Row]:
     prototypes: list[Tile] = [
         (p["image"], f"prototype {p['prototype']}\n{p['place']}\nmean of its {p['size']}") for p in shown["prototypes"]
     ]
-    return [*_in_lines(shown["members_title"], members), *_in_lines(shown["prototypes_title"], prototypes)]
+    title = f"{shown['members_title']} ({shown['legend']})" if shown["legend"] else shown["members_title"]
+    return [*_in_lines(title, members), *_in_lines(shown["prototypes_title"], prototypes)]
 
 
 def evidence(vs: VoiceStyle, nearest: Nearest) -> dict[str, Any]:
@@ -122,13 +124,12 @@ def evidence(vs: VoiceStyle, nearest: Nearest) -> dict[str, Any]:
     images = vs.synthesize(torch.cat([torch.stack(means), bank.latents[nearest.members]])).split(1)
     for item, image in zip([*prototypes, *members], images, strict=True):
         item["image"] = image
-    legend = " (percentile: of 100 random pairs of a voice and a face, so many are less alike)"
     return {
         "members": members,
         "prototypes": prototypes,
         "unused": [number for number in numbers if number not in used],
-        "members_title": f"The search starts from the mean of {_counted(len(members), 'member')}"
-        + (legend if "percentile" in fits[0] else ""),
+        "members_title": f"The search starts from the mean of {_counted(len(members), 'member')}",
+        "legend": PERCENTILE if fits[0].startswith("percentile") else "",
         "prototypes_title": _of_prototypes(len(prototypes), len(numbers)),
     }
 

@@ -203,6 +203,7 @@ export class Panel {
   on_prototypes(told) {
     this.find(".evidence").hidden = false;
     for (const kind of ["members", "prototypes"]) this.find(`.evidence .${kind}-title`).textContent = `${told[`${kind}_title`]}.`;
+    this.find(".legend").textContent = told.legend && sentence(told.legend);
     this.find(".members").replaceChildren(
       ...told.members.map((m) => this.tile(m.picture, m.fit, `of prototype ${m.prototype}`)));
     this.find(".prototypes").replaceChildren(
