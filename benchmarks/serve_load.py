@@ -40,10 +40,11 @@ def tiny_model(folder: Path) -> Path:
     return save_tiny(folder)
 
 
-def start(model: str, port: int, max_queue: int) -> subprocess.Popen[bytes]:
+def start(model: str, port: int, max_queue: int, folder: Path) -> subprocess.Popen[bytes]:
     """A server that answers."""
     command = [sys.executable, "-m", "voicestyle", "serve", "--port", str(port), "--model", model]
-    server = subprocess.Popen([*command, "--max-queue", str(max_queue)], stderr=subprocess.DEVNULL)
+    own = {**os.environ, "TMPDIR": str(folder)}
+    server = subprocess.Popen([*command, "--max-queue", str(max_queue)], stderr=subprocess.DEVNULL, env=own)
     until = time.monotonic() + 300
     while True:
         try:
@@ -103,7 +104,7 @@ def main() -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        server = start(options.model or str(tiny_model(Path(folder) / "tiny")), port, max_queue=options.clients)
+        server = start(options.model or str(tiny_model(Path(folder) / "tiny")), port, options.clients, Path(folder))
         home, times = f"http://127.0.0.1:{port}", defaultdict(list)
 
         async def rush(num_jobs: int) -> None:
@@ -128,8 +129,8 @@ def main() -> None:
             began = time.perf_counter()
             server.send_signal(signal.SIGTERM)
             status = server.wait(60)
-        left = list(Path(tempfile.gettempdir()).glob("voicestyle-serve-*"))
         seconds = time.perf_counter() - began
+        left = list(Path(folder).glob("voicestyle-serve-*"))
         print(f"SIGTERM with a job {job['status']}: status {status} after {seconds:.1f} s, {len(left)} folders left")
 
 

@@ -44,7 +44,7 @@ figure { margin: 0; } img { display: block; width: 100%; border-radius: 14px; }
 .wave rect { fill: var(--bar); } .wave rect.speech { fill: var(--accent); }
 figcaption { color: var(--soft); font-size: .8rem; line-height: 1.35; margin-top: 5px; }
 h3 { font-size: .95rem; margin: 22px 0 10px; text-wrap: pretty; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); gap: 14px 12px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(90px, 1fr)); gap: 14px 12px; }
 .tiles img { border-radius: 10px; }
 p.legend { font-size: .86rem; margin-top: 12px; }
 .made p { overflow-wrap: anywhere; }
