@@ -105,6 +105,15 @@ def test_a_shortfall_that_matters(tmp_path, suffix):
         load_audio(path)
 
 
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "au", "caf", "w64", "flac", "ogg"])
+def test_files_that_end_within_their_header(tmp_path, suffix):
+    data = write(tmp_path / f"a.{suffix}").read_bytes()
+    for length in range(1, 100, 3):
+        (path := tmp_path / f"cut.{suffix}").write_bytes(data[:length])
+        with pytest.raises(ValueError, match=rf"cut.{suffix}: "):
+            load_audio(path)
+
+
 def test_what_stands_behind_the_samples_is_no_sound(tmp_path):
     data = write(tmp_path / "a.wav").read_bytes()
     for tail in (bytes(9000), b"ID3\x04" + 3000 * b"tag", b"LIST" + struct.pack("<I", 9000) + 3000 * b"abc"):

@@ -70,6 +70,8 @@ def repaired(part: Part) -> tuple[Part, float]:
         return part, _missing(len(part), _file_size(part))
     field, width, order, place, declared = found
     there = len(part) - place
+    if there < 0:  # it ends within its header
+        return part, 0.0
     ends = (place + declared, place + declared + declared % 2)  # what follows begins at an even place, or should
     if declared <= there and any(_is_chunk(part, end, order) for end in ends):
         return part, 0.0
