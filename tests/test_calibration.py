@@ -21,7 +21,6 @@ from voicestyle.live import hear
 from voicestyle.report import make_report
 from voicestyle.report_page import report_html, save_report
 from voicestyle.show import evidence, way_tiles
-from voicestyle.speech import detector
 from voicestyle.suggestion import Suggestion
 
 
@@ -173,8 +172,6 @@ def test_a_doubt_withholds_all_and_is_told_first() -> None:
 
 
 def test_the_report_of_noise_says_that_it_is_noise(vs: pipeline.VoiceStyle, tmp_path: Path) -> None:
-    if detector() is None:
-        pytest.skip("needs models/silero_vad.safetensors")
     noise = tmp_path / "noise.wav"
     soundfile.write(noise, 0.2 * np.random.default_rng(0).standard_normal(48000), 16000)
     voice = hear(vs, noise)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from fill import inp
 from structure import SOURCE
+from voicestyle import align
 from voicestyle.align import CANONICAL_FACE_BOX, align_box, align_face
 from voicestyle.image import crop_resize, from_pil, load_image, open_image, picture_size, save_png, to_pil
 from voicestyle.sheet import contact_sheet
@@ -412,3 +413,19 @@ def test_warnings_filters_are_restored(tmp_path: Path) -> None:
     before = list(warnings.filters)
     load_image(tmp_path / "a.png")
     assert list(warnings.filters) == before
+
+
+@pytest.mark.parametrize(
+    ("moved", "elsewhere"), [(None, False), (0.0, False), (0.1, False), (0.13, True), (-0.13, True), (0.3, True)]
+)
+def test_a_photograph_that_is_not_aligned_is_noticed(monkeypatch, moved: float | None, elsewhere: bool) -> None:
+    """Of several faces the one that is nearest to the canonical frame counts; no face says nothing."""
+    monkeypatch.setattr(align.importlib.util, "find_spec", lambda name: name)
+    edges = [np.array(align.CANONICAL_FACE_BOX) + shift for shift in ([] if moved is None else [moved, 0.5])]
+    monkeypatch.setattr(align, "detect_faces", lambda pil: [tuple(edge * pil.width) for edge in edges])
+    picture = Image.new("RGB", (300, 300))
+    assert align.lies_elsewhere(picture) is elsewhere
+    apart = align.edges_apart(picture)
+    assert apart is None if moved is None else apart == pytest.approx(abs(moved))
+    monkeypatch.setattr(align.importlib.util, "find_spec", lambda name: None)
+    assert not align.lies_elsewhere(picture)  # without dlib

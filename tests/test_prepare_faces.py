@@ -145,6 +145,9 @@ def test_faces_are_cut_and_failures_listed(photographs: Path, tmp_path) -> None:
     settings_ = FaceSettings(frame="canonical", size=32, min_face_px=50)
     assert prepare_faces([photographs], out, settings_, progress=seen.append) == (2, 4)
     assert sum(seen) == 6
+    (photographs / "sub0" / "a.HEIC").touch()
+    with pytest.warns(UserWarning, match="photographs: left out, no pictures by their names: 1 of .heic"):
+        assert prepare_faces([photographs], out, settings_) == (2, 4)
     made, failed = rows(out / "faces.csv"), rows(out / "failed.csv")
     assert [Path(row["source"]).name for row in made] == ["1.png", "3.png"]
     assert {row["file"] for row in made} == {f"images/{p.name}" for p in (out / "images").iterdir()}

@@ -1,4 +1,4 @@
-"""Speech is told from noise and music where the package has the weights of the detector."""
+"""Speech is told from noise and music."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import torch
 from tiny import VOICE
 from voicestyle.decoding import load_audio
 from voicestyle.nn.silero import WINDOW, SileroVAD
-from voicestyle.speech import detector, share_of_speech, warn_unless_speech
+from voicestyle.speech import share_of_speech, warn_unless_speech
 
-needs_weights = pytest.mark.skipif(detector() is None, reason="needs models/silero_vad.safetensors")
 RNG = np.random.default_rng(0)
 TIME = np.arange(96000) / 16000
 NOISE = {
@@ -32,13 +31,11 @@ def said(waveform) -> str:
     return " ".join(str(warning.message) for warning in caught)
 
 
-@needs_weights
 @pytest.mark.parametrize("kind", NOISE)
 def test_noise_and_music_are_no_speech(kind: str) -> None:
     assert said(NOISE[kind]).startswith("clip.wav: no speech found in 6.0 s; a face of it would say nothing")
 
 
-@needs_weights
 def test_speech_passes_with_pauses_and_some_noise() -> None:
     voice = load_audio(VOICE)
     noisy = voice + 0.1 * voice.std() * torch.from_numpy(RNG.standard_normal(len(voice))).float()
@@ -46,14 +43,12 @@ def test_speech_passes_with_pauses_and_some_noise() -> None:
         assert said(waveform) == ""
 
 
-@needs_weights
 def test_little_speech_in_much_noise() -> None:
     voice = load_audio(VOICE)[16000:40000]
     waveform = torch.cat([voice, torch.from_numpy(0.1 * RNG.standard_normal(240000)).float()])
     assert said(waveform).startswith("clip.wav: little speech, much noise: 1.")
 
 
-@needs_weights
 def test_speech_that_drowns_in_noise() -> None:
     voice = load_audio(VOICE)
     noise = voice.std() * torch.from_numpy(np.random.default_rng(1).standard_normal(len(voice))).float()

@@ -14,7 +14,7 @@ from voicestyle.audio import normalize_volume
 from voicestyle.nn.silero import WINDOW, SileroVAD
 
 WEIGHTS = Path(__file__).parent / "models" / "silero_vad.safetensors"
-# Chosen so that real recordings pass and noise and music do not: dev/LOG.md, 2026-11-29.
+# Real recordings pass, and noise and music do not (docs/results.md, "Warnings about inputs").
 PROBABILITY = 0.5  # above it, a stretch of 32 ms counts as speech; Silero's default
 MIN_SPEECH_S = 0.3  # seconds; less is none
 MIN_SHARE = 0.25  # of the stretches that sound: less speech than that is little
@@ -36,14 +36,13 @@ def warn_unless_speech(name: str, waveform: Tensor) -> None:
 def doubt(waveform: Tensor) -> str | None:
     """Why a recording (num_samples,) at 16 kHz is not to be believed: no speech, or little and much else. None: it may.
 
-    Its beginning and 30 s of it are listened to. Nothing is said where the package has no weights of the detector.
+    Its beginning and 30 s of it are listened to. Nothing is said of less than a stretch.
     """
-    network = detector()
-    if network is None or len(waveform) < WINDOW:
+    if len(waveform) < WINDOW:
         return None
     waveform = normalize_volume(waveform[: 30 * 16000].detach().cpu().to(torch.float32))
     with torch.no_grad():
-        is_speech = network(waveform) > PROBABILITY
+        is_speech = detector()(waveform) > PROBABILITY
     speech_s, recorded_s = int(is_speech.sum()) * WINDOW / 16000, len(waveform) / 16000
     if speech_s < MIN_SPEECH_S:
         return f"no speech found in {recorded_s:.1f} s"
@@ -75,10 +74,8 @@ def _stretches(waveform: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def detector() -> SileroVAD | None:
-    """The network, or None where the package has no weights of it."""
-    if not WEIGHTS.is_file():
-        return None
+def detector() -> SileroVAD:
+    """The network, with the weights of the package."""
     network = SileroVAD().to(torch.float32)  # whatever the default type is: it is kept
     network.load_state_dict({name: value.to(torch.float32) for name, value in load_file(WEIGHTS).items()})
     return network.eval().requires_grad_(False)

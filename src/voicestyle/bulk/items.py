@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import tarfile
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from voicestyle.config import Side
-from voicestyle.data.folders import PICTURES, RECORDINGS, files_in, told_by_suffix
+from voicestyle.data.folders import PICTURES, RECORDINGS, files_in, files_told
 from voicestyle.data.tables import read_table
 from voicestyle.files import sha256_of
 
@@ -86,12 +85,9 @@ def is_many(sources: Sequence[str | Path]) -> bool:
 
 
 def _folder(folder: Path, kind: Side) -> Iterator[Input]:
-    held = files_in(folder, ("",), recursive=True)
-    found = [path for path in held if path.name.lower().endswith(SUFFIXES[kind])]
+    found = files_told(folder, SUFFIXES[kind], kind)
     if not found:
         raise ValueError(f"{folder}: holds no {kind}s, expected files that end in {', '.join(SUFFIXES[kind])}")
-    if others := told_by_suffix(set(held) - set(found)):
-        warnings.warn(f"{folder}: left out, no {kind}s by their names: {others}", stacklevel=2)
     yield from (Input(str(path), path) for path in found)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from voicestyle.align import align_box, detect_face, face_axes, find_landmarks
-from voicestyle.data.folders import PICTURES, files_in
+from voicestyle.data.folders import PICTURES, files_told
 from voicestyle.data.journal import work_through
 from voicestyle.data.manifest import EDGES
 from voicestyle.data.tables import write_table
@@ -181,7 +181,7 @@ def head_turn(points: np.ndarray) -> float:
 def _pictures(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    found = files_in(folder, PICTURES, recursive=True)
+    found = files_told(folder, PICTURES, "picture")
     if not found:
         raise ValueError(f"{folder}: no pictures in it ({', '.join(PICTURES)})")
     return found

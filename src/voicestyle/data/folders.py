@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -133,6 +134,15 @@ def files_in(folder: Path, suffixes: tuple[str, ...], recursive: bool = False) -
         found += [os.path.join(root, name) for name in names if name.lower().endswith(suffixes) and name[0] != "."]
         folders[:] = sorted(name for name in folders if recursive and name[0] != ".")
     return [Path(path) for path in sorted(found)]
+
+
+def files_told(folder: Path, suffixes: tuple[str, ...], what: str) -> list[Path]:
+    """`files_in` a folder and all below it; a warning says how many others there are, and of which suffixes."""
+    held = files_in(folder, ("",), recursive=True)
+    found = [path for path in held if path.name.lower().endswith(suffixes)]
+    if found and (others := told_by_suffix(set(held) - set(found))):
+        warnings.warn(f"{folder}: left out, no {what}s by their names: {others}", stacklevel=3)
+    return found
 
 
 def told_by_suffix(paths: Iterable[Path]) -> str:
