@@ -79,11 +79,16 @@ class Suggestion:
         if why:
             return {"withheld": why}
         return {
-            "years": round(age), "from": round(age - self.age_margin), "to": round(age + self.age_margin),
-            "coverage": self.age_coverage, "withheld": [],
-            "constant": [round(self.age_constant - self.age_constant_margin),
-                         round(self.age_constant + self.age_constant_margin)],
-        }  # fmt: skip
+            "years": round(age),
+            "from": round(age - self.age_margin),
+            "to": round(age + self.age_margin),
+            "coverage": self.age_coverage,
+            "withheld": [],
+            "constant": [
+                round(self.age_constant - self.age_constant_margin),
+                round(self.age_constant + self.age_constant_margin),
+            ],
+        }
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file with a JSON header, whole or not at all."""

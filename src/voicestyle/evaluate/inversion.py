@@ -43,9 +43,13 @@ if TYPE_CHECKING:
 
 FACTORS = ("objective", "space", "method", "region", "quality", "resolution", "set")  # what can be varied
 OBJECTIVES = (
-    ("perceptual", "identity"), ("perceptual",), ("perceptual", "pixel", "identity"),
-    ("pixel", "identity"), ("pixel",), ("identity",),
-)  # fmt: skip
+    ("perceptual", "identity"),
+    ("perceptual",),
+    ("perceptual", "pixel", "identity"),
+    ("pixel", "identity"),
+    ("pixel",),
+    ("identity",),
+)
 REFINE = 10  # a one-shot estimate is refined for this part of the steps
 RESOLUTIONS = (2, 4)  # by how much smaller a picture was than what the generator draws
 TILES = 8  # pictures on the contact sheet

@@ -34,9 +34,12 @@ class Decoder:
         """The process that runs; a new one where there is none."""
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL, start_new_session=True,  # Ctrl-C is for the server, which ends it
-            )  # fmt: skip
+                [sys.executable, "-m", __name__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the server, which ends it
+            )
         return self._process
 
     def load(self, path: Path | str, sample_rate: int, check: Callable[[], None]) -> np.ndarray:

@@ -26,10 +26,13 @@ def create_app(vs: VoiceStyle, settings: ServeSettings | None = None) -> FastAPI
     settings = settings or ServeSettings()
     service = Service(vs, settings)
     app = FastAPI(
-        title="voicestyle", version=__version__, docs_url=None, redoc_url=None,
+        title="voicestyle",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
         description="Plausible faces for a voice. They are AI-generated and identify nobody.",
         lifespan=service.running,
-    )  # fmt: skip
+    )
     app.state.service = service
     add_handlers(app)
     app.add_middleware(Guard, settings=settings, sessions=service.sessions)

@@ -25,11 +25,17 @@ def looking(service: Service) -> APIRouter:
     async def model() -> dict[str, Any]:
         """What is served, and its limits."""
         return {
-            "model": vs.config.name, "version": __version__, "notice": vs.metadata()["AI-generated"],
-            "size": vs.generator.config.size, "steps": vs.config.guidance.steps, "k": vs.config.guidance.k,
-            "max_faces": settings.max_faces, "max_upload_bytes": settings.max_upload_bytes,
-            "max_voice_s": settings.max_voice_s, "examples": EXAMPLES,
-        }  # fmt: skip
+            "model": vs.config.name,
+            "version": __version__,
+            "notice": vs.metadata()["AI-generated"],
+            "size": vs.generator.config.size,
+            "steps": vs.config.guidance.steps,
+            "k": vs.config.guidance.k,
+            "max_faces": settings.max_faces,
+            "max_upload_bytes": settings.max_upload_bytes,
+            "max_voice_s": settings.max_voice_s,
+            "examples": EXAMPLES,
+        }
 
     @router.get("/examples/{name}", response_class=FileResponse)
     async def example(name: Literal[tuple(EXAMPLES)]) -> FileResponse:  # type: ignore[valid-type]

@@ -35,10 +35,18 @@ def serve(vs: VoiceStyle, settings: ServeSettings) -> None:
     app = create_app(vs, settings)
     _log_to_stderr()
     config = uvicorn.Config(
-        app, host=settings.host, port=settings.port, root_path=settings.root_path, log_config=None, access_log=False,
-        server_header=False, timeout_graceful_shutdown=round(settings.grace_s), h11_max_incomplete_event_size=32_768,
-        limit_concurrency=1000, timeout_keep_alive=10,
-    )  # fmt: skip
+        app,
+        host=settings.host,
+        port=settings.port,
+        root_path=settings.root_path,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=round(settings.grace_s),
+        h11_max_incomplete_event_size=32_768,
+        limit_concurrency=1000,
+        timeout_keep_alive=10,
+    )
     _Server(config, lambda: app.state.service.stop()).run()
 
 

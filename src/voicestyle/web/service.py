@@ -127,9 +127,16 @@ class Service:
         wait = self.jobs.wait_s(job) if job.status == "queued" else 0.0
         base = f"api/v1/jobs/{job.id}"
         return JobState(
-            id=job.id, kind=job.kind, status=job.status, ahead=self.jobs.place(job), wait_s=wait,
-            events=f"{base}/events", files=f"{base}/files", result=job.result, problem=job.problem,
-        )  # fmt: skip
+            id=job.id,
+            kind=job.kind,
+            status=job.status,
+            ahead=self.jobs.place(job),
+            wait_s=wait,
+            events=f"{base}/events",
+            files=f"{base}/files",
+            result=job.result,
+            problem=job.problem,
+        )
 
     def check_free(self, session: Session) -> None:
         """Refuse who has a job under way."""

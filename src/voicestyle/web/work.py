@@ -161,7 +161,12 @@ def gif(frames: list[bytes], metadata: dict[str, str]) -> File:
     first, *others = [picture.quantize(method=PIL.Image.Quantize.FASTOCTREE) for picture in pictures]
     file = io.BytesIO()
     first.save(
-        file, "GIF", save_all=True, append_images=[*others, *others[-2::-1]], duration=60, loop=0,
+        file,
+        "GIF",
+        save_all=True,
+        append_images=[*others, *others[-2::-1]],
+        duration=60,
+        loop=0,
         comment=metadata["AI-generated"].encode("ascii", "replace"),
-    )  # fmt: skip
+    )
     return File("image/gif", file.getvalue())
