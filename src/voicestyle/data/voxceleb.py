@@ -165,6 +165,25 @@ def _person_folder(root: Path, person: Person) -> Path:
     return named_folder(root, person.name)
 
 
+def meta_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Where each row of a table of people stands, and its cells by column; tabs or commas between them.
+
+    Blanks and quotes around names and cells are taken away.
+
+    Raises:
+        FileNotFoundError: no such file
+        ValueError: missing columns
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; vox1_meta.csv and vox2_meta.csv are on the site of VoxCeleb")
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        delimiter = "\t" if "\t" in file.readline() else ","
+    columns, rows = read_table(path, delimiter)
+    if missing := sorted(set(needed) - {name.strip() for name in columns}):
+        raise ValueError(f"{path}: missing columns {missing}; it has {columns}")
+    return ((where, {name.strip(): cell.strip(' "') for name, cell in row.items()}) for where, row in rows)
+
+
 def read_meta(path: str | Path) -> dict[str, Person]:
     """The people of ``vox1_meta.csv`` by VoxCeleb1 ID; tabs or commas between the cells.
 
@@ -172,21 +191,12 @@ def read_meta(path: str | Path) -> dict[str, Person]:
         FileNotFoundError: no such file
         ValueError: missing columns, or a line that is not understood
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; vox1_meta.csv is on the site of VoxCeleb1")
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        delimiter = "\t" if "\t" in file.readline() else ","
-    columns, rows = read_table(path, delimiter)
-    if missing := sorted(set(META_COLUMNS) - set(columns)):
-        raise ValueError(f"{path}: missing columns {missing}; it has {columns}")
     people: dict[str, Person] = {}
-    for where, row in rows:
-        cells = {name: cell.strip() for name, cell in row.items()}
+    for where, cells in meta_rows(Path(path), META_COLUMNS):
         voxceleb_id, name, gender, nationality = (cells[column] for column in META_COLUMNS)
         person = Person(voxceleb_id, name, gender, nationality, cells.get("Set", ""))
         if not re.fullmatch(r"id\d{5}", person.voxceleb_id) or person.gender not in ("f", "m") or not person.name:
-            raise ValueError(f"{where}: {[*row.values()]}, expected e.g. id10001, A.J._Buckley, m, Ireland, dev")
+            raise ValueError(f"{where}: {[*cells.values()]}, expected e.g. id10001, A.J._Buckley, m, Ireland, dev")
         if person.voxceleb_id in people:
             raise ValueError(f"{where}: {person.voxceleb_id} for the second time")
         people[person.voxceleb_id] = person

@@ -10,8 +10,7 @@ import av
 
 from voicestyle.data.folders import PICTURES, RECORDINGS, deal, files_in
 from voicestyle.data.manifest import Item, Manifest
-from voicestyle.data.tables import read_table
-from voicestyle.data.voxceleb import Person, Refuse, read_splits, sets_of, whole_frame
+from voicestyle.data.voxceleb import Person, Refuse, meta_rows, read_splits, sets_of, whole_frame
 from voicestyle.files import named
 from voicestyle.image import save_png
 
@@ -125,20 +124,11 @@ def read_meta(path: str | Path) -> dict[str, Person]:
         FileNotFoundError: no such file
         ValueError: missing columns, or a line that is not understood
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; vox2_meta.csv is on the site of VoxCeleb")
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        delimiter = "\t" if "\t" in file.readline() else ","
-    columns, rows = read_table(path, delimiter)
-    if missing := sorted(set(META_COLUMNS) - {name.strip() for name in columns}):
-        raise ValueError(f"{path}: missing columns {missing}; it has {columns}")
     people: dict[str, Person] = {}
-    for where, row in rows:
-        cells = {name.strip(): cell.strip(' "') for name, cell in row.items()}
+    for where, cells in meta_rows(Path(path), META_COLUMNS):
         id_, face_id, gender, set_ = (cells[name] for name in META_COLUMNS)
         if not _ID.fullmatch(id_) or gender not in ("f", "m") or not face_id:
-            raise ValueError(f"{where}: {[*row.values()]}, expected e.g. id00012, n000012, m, dev")
+            raise ValueError(f"{where}: {[*cells.values()]}, expected e.g. id00012, n000012, m, dev")
         if id_ in people:
             raise ValueError(f"{where}: {id_} for the second time")
         people[id_] = Person(id_, face_id, gender, cells.get("Nationality", ""), set_)
