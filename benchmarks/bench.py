@@ -70,7 +70,8 @@ class Row:
 def spread(times: list[float]) -> str:
     """Median, least and most."""
     unit, name = (1, "s") if median(times) >= 1 else (1e3, "ms")
-    low, mid, high = (f"{value * unit:.3g}" for value in (min(times), median(times), max(times)))
+    values = [value * unit for value in (min(times), median(times), max(times))]
+    low, mid, high = (f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" for value in values)
     return f"{mid} {name}" + (f" ({low} to {high})" if len(times) > 1 else "")
 
 
@@ -300,9 +301,10 @@ def main() -> None:
     keep_memory()
     product, convolution = peaks()
     about = __doc__.split("\n\n")[2].strip()
+    how = " --long" * args.long + (f" --only {' '.join(args.only)}" if args.only != list(SECTIONS) else "")
     head = (
         "# Benchmarks\n\n"
-        f"Written by `make bench` (`python benchmarks/bench.py {' '.join(sys.argv[1:])}`). {about}\n"
+        f"Written by `make bench` (`python benchmarks/bench.py{how}`). {about}\n"
         f"\n- processor: {processor()}, one thread; torch {torch.__version__}\n"
         f"- peak in this run: matrix product {product:.0f} GFLOP/s, convolution {convolution:.0f} GFLOP/s (float32)\n"
     )
