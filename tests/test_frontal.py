@@ -8,6 +8,7 @@ import sys
 import types
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -343,6 +344,7 @@ def test_other_pictures_or_settings_are_done_anew(converted: Path, folders, tmp_
     assert len(set(names)) == 4 and names[3] == building._names(members, range(4))
     told = {
         building.Projector(model, steps=0, depends_on=similarity, **settings).depends_on
-        for similarity in ("face", "clip") for settings in ({}, {"lr": 0.2}, {"perceptual": object()})
+        for similarity in ("face", "clip")
+        for settings in ({}, {"lr": 0.2}, {"perceptual": SimpleNamespace(name="LPIPS")})
     }  # fmt: skip
     assert len(told) == 6

@@ -20,7 +20,7 @@ from voicestyle.convert.efficientnet import read_efficientnet
 from voicestyle.data.manifest import Item, Manifest
 from voicestyle.nn.inverter import Inverter
 from voicestyle.nn.stylegan2 import Generator
-from voicestyle.train.generator.gaussian import with_gaussian
+from voicestyle.train.generator.gaussian import RIDGE, whitened, with_gaussian
 from voicestyle.train.generator.grow import widen
 from voicestyle.train.sharpen.detail import MOST
 from voicestyle.train.sharpen.fakes import Codes, Gallery
@@ -53,6 +53,22 @@ def test_a_mapping_can_be_a_gaussian_and_nothing_else_changes() -> None:
     assert ((drawn.mean(0) - mean) / spread).abs().max() < 0.03
     # z is normalized: its covariance is that of the Gaussian all the same
     assert (torch.cov(drawn.T) - root @ root.T).abs().max() < 0.05 * spread.max() ** 2
+
+
+def test_whitened_latents_draw_the_same_and_vary_alike() -> None:
+    old = tiny_generator().double()
+    size = old.config.w_dim
+    rng = torch.Generator().manual_seed(2)
+    scale = torch.logspace(-1, 0.5, size).double()
+    mean, root = torch.randn(size, generator=rng).double(), torch.randn(size, size, generator=rng).double() * scale
+    config = InverterConfig(w_dim=size, size=32, linear_size=8, depth=10, width=4)
+    inverter = Inverter(config).double().eval()
+    torch.nn.init.normal_(inverter.head.weight)
+    new, other, left = whitened(old, inverter, mean, root)
+    image = torch.rand(3, 3, 32, 32, generator=rng).double() * 2 - 1
+    assert (new.synthesis(other(image)) - old.synthesis(inverter(image))).abs().max() < 1e-4  # details are float32
+    spread = torch.linalg.eigvalsh(root @ root.T)
+    torch.testing.assert_close(torch.linalg.eigvalsh(left @ left.T), spread / (spread + RIDGE * spread.mean()))
 
 
 def test_a_mapping_of_another_shape_is_refused() -> None:

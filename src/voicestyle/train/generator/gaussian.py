@@ -1,4 +1,4 @@
-"""A mapping network that is exactly the Gaussian of given latents."""
+"""The latents of a decoder of codes: whitened, and a mapping network that is exactly their Gaussian."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import math
 import torch
 from torch import Tensor
 
+from voicestyle.nn.inverter import Inverter
 from voicestyle.nn.ops import SQRT2
 from voicestyle.nn.stylegan2 import Generator, ModulatedConv2d
 
 FAR = 9.0  # deviations that stay where the leaky ReLUs are linear
 MIDDLE = 8.0  # added to z between the layers
+RIDGE = 0.01  # of the mean variance: directions in which latents vary less than a tenth of the usual stay smaller
 
 
 def with_gaussian(generator: Generator, mean: Tensor, root: Tensor) -> tuple[Generator, Tensor]:
@@ -50,3 +52,30 @@ def with_gaussian(generator: Generator, mean: Tensor, root: Tensor) -> tuple[Gen
                 affine = module.affine
                 affine.bias -= affine.weight @ shift / math.sqrt(size)
     return new, shift
+
+
+def whitened(
+    generator: Generator, inverter: Inverter, mean: Tensor, root: Tensor
+) -> tuple[Generator, Inverter, Tensor]:
+    """Generator and inverter of the same pictures for latents of mean 0 that vary alike; the root of their covariance.
+
+    A search takes steps and noise of one size in all coordinates. Where latents hardly vary in a direction, such a step
+    leaves the faces behind: guided women got mustaches, and the independent judge took a tenth of faces for the other
+    sex, which whitening mended. The affine layers take the change of coordinates back.
+    """
+    new, other = copy.deepcopy(generator), copy.deepcopy(inverter)
+    covariance = (root @ root.T).double()
+    ridge = RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
+    values, vectors = torch.linalg.eigh(covariance + ridge)
+    forth, back = ((vectors * v) @ vectors.T for v in (values.sqrt(), values.rsqrt()))
+    with torch.no_grad():
+        for module in new.synthesis.modules():
+            if isinstance(module, ModulatedConv2d):
+                affine = module.affine
+                affine.bias += affine.weight @ mean / math.sqrt(len(mean))
+                affine.weight.copy_(affine.weight.double() @ forth)
+        for layer in (other.linear, other.head):
+            layer.weight.copy_(back @ layer.weight.double())
+            layer.bias.copy_(back @ layer.bias.double())
+        other.linear.bias -= (back @ mean.double()).to(mean)
+    return new, other, (back @ root.double()).to(root)

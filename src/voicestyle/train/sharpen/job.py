@@ -7,7 +7,6 @@ taught beside the portraits, their soft pictures made latents of their own, whic
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from voicestyle.image import save_png
 from voicestyle.latent import w_statistics
 from voicestyle.nn.inverter import Inverter
 from voicestyle.nn.stylegan2 import Generator
-from voicestyle.train.generator.gaussian import with_gaussian
+from voicestyle.train.generator.gaussian import whitened, with_gaussian
 from voicestyle.train.run import Run
 from voicestyle.train.sharpen.settings import SharpenRecipe, read_settings
 from voicestyle.train.sharpen.trainer import SharpenTrainer
@@ -76,9 +75,10 @@ def _train(trainer: SharpenTrainer, run: Run, progress: bool) -> None:
 
 def finished(trainer: SharpenTrainer) -> tuple[Generator, Inverter]:
     """The averages as a generator, with a mapping to the codes and the statistics of w, and its inverter."""
-    trainer.codes.measure()
-    generator, shift = with_gaussian(trainer.average, trainer.codes.mean, trainer.codes.root)
-    inverter = copy.deepcopy(trainer.inverter)
+    codes = trainer.codes
+    codes.measure()
+    generator, inverter, root = whitened(trainer.average, trainer.inverter, codes.mean, codes.root)
+    generator, shift = with_gaussian(generator, torch.zeros_like(codes.mean), root)
     inverter.linear.bias.data += shift
     generator.w_avg[:], generator.w_std[...] = w_statistics(generator, seed=trainer.settings.seed)
     return generator.eval().requires_grad_(False), inverter.eval().requires_grad_(False)
