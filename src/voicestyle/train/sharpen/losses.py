@@ -25,7 +25,7 @@ def likeness(image: Tensor, target: Tensor, fake: Features, real: Features, weig
 def anchor(image: Tensor, before: Tensor, weights: WeightConfig) -> Tensor:
     """How far pictures are, in the coarse, from those of the generator that training started from.
 
-    Without it the discriminators drive draws to ink and paper: nothing else holds them.
+    Nothing else holds pictures without a target.
     """
     return weights.anchor * in_pixels(F.avg_pool2d(image, COARSE) - F.avg_pool2d(before, COARSE), weights)
 

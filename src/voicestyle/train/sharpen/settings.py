@@ -53,7 +53,7 @@ class WeightConfig:
     face: NonNegative = 3.0  # pixels inside the face, beside those everywhere
     perceptual: NonNegative = 1.0
     anchor: NonNegative = 0.4  # of fakes without a target, in the coarse: what the generator drew at the start
-    adversarial: NonNegative = 0.0135  # of portraits; four times as much draws ink and skews mouths
+    adversarial: NonNegative = 0.0135  # of portraits; at four times as much draws turned to ink, with codes that moved
     unpaired: NonNegative = 0.02  # of fakes without a target
     ratio: NonNegative = 0.6  # in the second part, of the adversarial gradient to that of the likeness
 
